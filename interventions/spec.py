@@ -88,6 +88,8 @@ class EditSpec(_Strict):
             SAE's statistics.
         unit: `sae` (those of `sae.encode`) or `residual` (L2 length written to the stream).
         when: `active` edits only tokens where the feature fires.
+        origin: for `project`, where the component is measured from: `zero`, or the SAE's `b_dec`
+            (what the clamp of lm-eval's `steered` does).
         positions, skip_bos, sae, hook_point: override the spec's own.
     """
 
@@ -98,6 +100,7 @@ class EditSpec(_Strict):
     max_act: float | None = Field(default=None, gt=0)
     unit: Unit = "sae"
     when: When = "always"
+    origin: Literal["zero", "b_dec"] = "zero"
     positions: Positions | None = None
     skip_bos: bool | None = None
     sae: SAERef | None = None
@@ -111,6 +114,8 @@ class EditSpec(_Strict):
     @model_validator(mode="after")
     def _value_fits_op(self) -> Self:
         given = [name for name in ("value", "strength") if getattr(self, name) is not None]
+        if self.origin != "zero" and self.op != "project":
+            raise ValueError(f"`origin` goes with `project`, not `{self.op}`; remove it")
         if self.op == "ablate":
             if given or self.max_act is not None:
                 raise ValueError("`ablate` takes no value, strength or max_act; remove it")
@@ -145,6 +150,7 @@ class InterventionSpec(_Strict):
             `median_norm` (attention sinks); None switches it off.
         median_norm: median residual norm at each hook point, overriding the one stored with the
             SAE; a number, or a map from hook point to number.
+        check_model: refuse an SAE that names another model than the one it is used on.
         think_start, think_end: reasoning delimiters for `thinking`, each one token of the
             tokenizer.
     """
@@ -157,6 +163,7 @@ class InterventionSpec(_Strict):
     skip_bos: bool = False
     norm_guard: float | None = Field(default=DEFAULT_NORM_GUARD, gt=0)
     median_norm: float | dict[str, float] | None = None
+    check_model: bool = True
     think_start: str = "<think>"
     think_end: str = "</think>"
 

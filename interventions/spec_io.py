@@ -6,12 +6,14 @@ argument names of the AIRI fork of lm-eval (`sae_release`, `sae_id`, `sae_featur
 """
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from interventions.cache import cache_dir
 from interventions.errors import SpecError
 from interventions.spec import InterventionSpec, parse_spec
 
@@ -163,9 +165,11 @@ def _from_csv(path: Path) -> dict[str, Any]:
             if not math.isfinite(coefficient):
                 raise SpecError(f"{where}: steering_coefficient must be finite, not {coefficient}")
             hook_point = (row.get("hookpoint") or "").strip() or None
+            op = _steered_action(row.get("action") or "add", where)
             edits.append(
                 {
-                    "op": _steered_action(row.get("action") or "add", where),
+                    "op": op,
+                    "origin": "b_dec" if op == "project" else "zero",
                     "feature": feature,
                     "value": coefficient,
                     "hook_point": hook_point,
@@ -188,12 +192,11 @@ def _csv_sae(
 
 
 def _from_pt(path: Path) -> dict[str, Any]:
-    """Return the spec of a `.pt` file of lm-eval's `steered` model; vectors go beside it.
+    """Return the spec of a `.pt` file of lm-eval's `steered` model.
 
-    The spec holds no tensor, so each vector is written once to `<file>.<hook point>.safetensors`
-    and named by path.
+    The spec holds no tensor, so each vector is kept in the cache under its own hash.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     edits = []
     for hook_point, info in _torch_dict(path).items():
@@ -205,14 +208,19 @@ def _from_pt(path: Path) -> dict[str, Any]:
         if info.get("head_index") is not None:
             raise SpecError(f"{where}: head_index is not supported; edits are on the residual")
         op = _steered_action(action, where)
-        if op == "project" and info.get("bias") is not None:
-            raise SpecError(f"{where}: a clamp around a bias is not supported; fold the bias in")
-        target = path.with_name(f"{path.stem}.{hook_point}.safetensors")
-        save_file({"direction": vector.detach().float().contiguous()}, target)
+        vector = vector.detach().float().flatten().contiguous()
+        value = float(info.get("steering_coefficient", 1.0))
+        if info.get("bias") is not None:
+            if op != "project":
+                raise SpecError(f"{where}: a bias goes with clamp, not with {action}")
+            value += float(info["bias"].float() @ (vector / vector.norm()))
+        content = save({"direction": vector})
+        target = cache_dir("vectors") / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+        target.write_bytes(content)
         edits.append(
             {
                 "op": op,
-                "value": float(info.get("steering_coefficient", 1.0)),
+                "value": value,
                 "hook_point": hook_point,
                 "sae": {"path": str(target)},
             }
