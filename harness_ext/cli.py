@@ -1,0 +1,82 @@
+"""The console script `sae-steered`: one subcommand a job, each a thin file in `scripts/`."""
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from harness_ext import __version__
+from harness_ext.autoload import install
+
+COMMANDS: dict[str, str] = {
+    "evaluate": "baseline and steered features of a model on a task, one table",
+    "train": "an SAE from a config: text, activations, training, calibration, measurement",
+}
+"""Subcommand to its line of help; `sae-steered NAME` runs `harness_ext.scripts.NAME.main`."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="sae-steered",
+        description="Evaluate language models whose residual stream is steered by SAE features.",
+        epilog=f"commands:\n{lines}\n\nexample:\n  sae-steered evaluate --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sae-steered {__version__}")
+    parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("args", metavar="ARGS", nargs="*", help="see `sae-steered COMMAND --help`")
+    return parser
+
+
+def report_errors(name: str, run: Callable[[list[str]], int | None], argv: Sequence[str]) -> int:
+    """Return the exit code of `run(argv)`; 2 after one line on stderr for an error of ours.
+
+    Args:
+        name: The command as the user typed it, put before the message.
+        run: What to call; its None counts as 0.
+        argv: Arguments for `run`.
+    """
+    from harness_ext.errors import HarnessError
+    from interventions.errors import SteeringError
+
+    try:
+        return run(list(argv)) or 0
+    except (SteeringError, HarnessError) as error:
+        sys.stderr.write(f"{name}: error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: interrupted\n")
+        return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit code of the subcommand that `argv` names.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Raises:
+        SystemExit: Help or version was asked for, or the command is missing or unknown.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] not in COMMANDS:
+        parser = _parser()
+        if not argv:
+            parser.print_help(sys.stderr)
+            raise SystemExit(2)
+        name = parser.parse_args(argv[:1]).command
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f", did you mean '{close[0]}'?" if close else ""
+        parser.error(f"unknown command '{name}'{hint} (commands: {', '.join(COMMANDS)})")
+    name, rest = argv[0], argv[1:]
+    # Commands that run lm-eval find our model and tasks even where the hook is switched off.
+    install()
+
+    def run(arguments: list[str]) -> int | None:
+        return importlib.import_module(f"harness_ext.scripts.{name}").main(arguments)
+
+    return report_errors(f"sae-steered {name}", run, rest)
