@@ -1,0 +1,110 @@
+"""When a row of a batch has ended, and what of its text counts.
+
+Stop strings hold for the answer only: a reasoning trace that restates the question, or has a
+blank line, is never cut.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+
+from harness_ext.generation import FinishReason, split_reasoning
+
+
+@dataclass(frozen=True)
+class Delimiters:
+    """Texts that open and close a reasoning span; `end` '' for a model that never reasons."""
+
+    start: str = "<think>"
+    end: str = "</think>"
+
+    def left_open(self, text: str) -> bool:
+        """Return whether `text` ends inside a reasoning span."""
+        return bool(self.start) and text.rfind(self.start) > text.rfind(self.end)
+
+
+def cut_at_stops(text: str, until: Sequence[str], delimiters: Delimiters, opened: bool) -> str:
+    """Return `text` with its answer cut at the first stop string; reasoning stays whole.
+
+    Args:
+        text: the whole response.
+        until: stop strings.
+        delimiters: of the model's reasoning.
+        opened: whether the prompt left a reasoning span open.
+    """
+    reasons = opened or delimiters.left_open(text)
+    reasoning, final = split_reasoning(text, think_end=delimiters.end, opened=reasons)
+    for stop in until:
+        final = final.partition(stop)[0] if stop else final
+    closing = delimiters.end if delimiters.end and delimiters.end in text else ""
+    return reasoning + closing + final
+
+
+class RowStopper(StoppingCriteria):
+    """Ends each row by itself: at end-of-text, at a stop string of its answer, at its budget."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        prompt_width: int,
+        eos_ids: Sequence[int],
+        until: Sequence[str],
+        delimiters: Delimiters,
+        opened: Sequence[bool],
+        budgets: Sequence[int],
+        on_finish: Callable[[Tensor, int], None],
+    ) -> None:
+        """Prepare for one batch.
+
+        Args:
+            tokenizer: decodes the newest tokens to look for stop strings.
+            prompt_width: columns of the padded prompt.
+            eos_ids: ids that end a text.
+            until: stop strings.
+            delimiters: of the model's reasoning.
+            opened: per row, whether the prompt left a reasoning span open.
+            budgets: per row, the most tokens it may generate.
+            on_finish: told `(done, column)` after every step.
+        """
+        self._tokenizer, self._width = tokenizer, prompt_width
+        self._until, self._delimiters = [stop for stop in until if stop], delimiters
+        self._eos = torch.tensor(sorted(eos_ids))
+        self._budgets = torch.tensor(budgets)
+        self._on_finish = on_finish
+        self._inside = list(opened)
+        self._done = torch.zeros(len(opened), dtype=torch.bool)
+        # A stop string of n characters spans at most n tokens; the slack covers byte pieces.
+        longest = max((len(stop) for stop in (*self._until, delimiters.end)), default=0)
+        self._tail = longest + 4
+        self.n_tokens = [0] * len(opened)
+        self.reasons: list[FinishReason] = ["length"] * len(opened)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Return the bool tensor `(batch,)` of rows that have ended."""
+        n_new = input_ids.shape[1] - self._width
+        newest = input_ids[:, -1].cpu()
+        ended = torch.isin(newest, self._eos)
+        for row in (~self._done & ~ended).nonzero().flatten().tolist() if self._until else []:
+            ids = input_ids[row, self._width :][-self._tail :].tolist()
+            ended[row] = self._hits_stop(row, self._tokenizer.decode(ids))
+        newly = ~self._done & (ended | (n_new >= self._budgets))
+        for row in newly.nonzero().flatten().tolist():
+            self.n_tokens[row] = n_new
+            self.reasons[row] = "stop" if ended[row] else "length"
+        self._done |= newly
+        done = self._done.to(input_ids.device)
+        self._on_finish(done, input_ids.shape[1] - 1)
+        return done
+
+    def _hits_stop(self, row: int, tail: str) -> bool:
+        if self._delimiters.end and self._delimiters.end in tail:
+            self._inside[row] = False
+            tail = tail.rpartition(self._delimiters.end)[2]
+        if self._delimiters.left_open(tail):
+            self._inside[row] = True
+        return not self._inside[row] and any(stop in tail for stop in self._until)

@@ -1,0 +1,1 @@
+"""Hooks that hand a running model's residual stream to the editor."""

@@ -1,0 +1,127 @@
+"""The one place where a residual stream is changed; it knows no backend.
+
+A backend hands over the residual and the masks of the tokens to touch, and puts back what it
+gets. The editor counts, on the device, what it really did.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from interventions.ops import coefficients
+from interventions.plan import EditGroup, LayerPlan
+from interventions.positions import Selector
+from interventions.sae.activations import feature_acts
+
+
+@dataclass(frozen=True)
+class EditCounts:
+    """Tokens of one edit, summed over a run.
+
+    Attributes:
+        selected: tokens that its positions named.
+        guarded: of these, left alone by the norm guard.
+        fired: of the rest, where the feature was active; None where the encoder was not read.
+    """
+
+    selected: int
+    guarded: int
+    fired: int | None
+
+    def __add__(self, other: "EditCounts") -> "EditCounts":
+        fired = None if self.fired is None or other.fired is None else self.fired + other.fired
+        return EditCounts(self.selected + other.selected, self.guarded + other.guarded, fired)
+
+
+class Editor:
+    """Applies all edits of one hook point."""
+
+    def __init__(self, layer: LayerPlan) -> None:
+        """Prepare the tables; they move to the residual's device at first use."""
+        self.hook_point = layer.hook_point
+        self._limit = layer.norm_limit
+        self._layer = layer
+        self._groups: list[_Group] = []
+        self._device: torch.device | None = None
+
+    def __call__(self, resid: Tensor, masks: Mapping[Selector, Tensor]) -> Tensor:
+        """Return the edited residual, in `resid`'s dtype; untouched tokens keep their bits.
+
+        Args:
+            resid: `(..., d_model)` unedited residual stream.
+            masks: `(...)` bool mask of every selector of the layer.
+        """
+        if resid.device != self._device:
+            self._move(resid.device)
+        x = resid.float()
+        calm = None
+        if self._limit is not None:
+            calm = (torch.linalg.vector_norm(x, dim=-1) <= self._limit).unsqueeze(-1)
+        edited = x
+        for group in self._groups:
+            edited = group.apply(x, edited, masks, calm)
+        return edited.to(resid.dtype)
+
+    def take_counts(self) -> list[EditCounts]:
+        """Return the counts of each edit since the last call, and start again from zero."""
+        return [counts for group in self._groups for counts in group.take_counts()]
+
+    def _move(self, device: torch.device) -> None:
+        self._groups = [_Group(group, device) for group in self._layer.groups]
+        self._device = device
+
+
+class _Group:
+    """An `EditGroup` on a device, with its counters."""
+
+    def __init__(self, group: EditGroup, device: torch.device) -> None:
+        self.directions = group.directions.to(device)
+        self.constants = group.constants.to(device)
+        self.w = self.directions.w
+        self.selectors = group.selectors
+        self.one_selector = len(set(group.selectors)) == 1
+        self.needs_acts = group.needs_acts
+        self.needs_encoder = group.needs_acts or self.directions.norm != "none"
+        self.needs_proj = group.needs_proj
+        self.only_active = group.only_active.to(device) if group.only_active.any() else None
+        self.counters = torch.zeros(3, len(group.selectors), dtype=torch.int64, device=device)
+
+    def apply(
+        self, x: Tensor, edited: Tensor, masks: Mapping[Selector, Tensor], calm: Tensor | None
+    ) -> Tensor:
+        mask = self._mask(masks, x.device)
+        tokens = tuple(range(mask.dim() - 1))
+        self.counters[0] += mask.sum(dim=tokens)
+        if calm is not None:
+            self.counters[1] += (mask & ~calm).sum(dim=tokens)
+            mask = mask & calm
+        acts = factor = None
+        if self.needs_encoder:
+            acts, factor = feature_acts(x, self.directions)
+            if self.directions.norm == "none":
+                factor = None
+            active = acts > 0
+            self.counters[2] += (active & mask).sum(dim=tokens)
+            if self.only_active is not None:
+                mask = mask & (active | ~self.only_active)
+        proj = x @ self.w.T if self.needs_proj else None
+        coefficient = coefficients(
+            self.constants, acts if self.needs_acts else None, factor, proj
+        )
+        return edited + torch.where(mask, coefficient, 0.0) @ self.w
+
+    def _mask(self, masks: Mapping[Selector, Tensor], device: torch.device) -> Tensor:
+        if self.one_selector:
+            one = masks[self.selectors[0]].to(device).unsqueeze(-1)
+            return one.expand(*one.shape[:-1], len(self.selectors))
+        return torch.stack([masks[selector].to(device) for selector in self.selectors], dim=-1)
+
+    def take_counts(self) -> list[EditCounts]:
+        rows = self.counters.T.tolist()
+        self.counters.zero_()
+        return [
+            EditCounts(selected, guarded, fired if self.needs_acts else None)
+            for selected, guarded, fired in rows
+        ]
