@@ -1,0 +1,1 @@
+"""SAEs: reading their files, their exact encoders, and the directions an edit needs."""
