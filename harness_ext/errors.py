@@ -1,0 +1,34 @@
+"""Errors of the lm-eval side: one base class, and each also a stdlib error.
+
+All take a single message, so they pickle and travel between processes. The message names
+what is wrong, both values, and the remedy, on one line. An unparsable *model* answer is not
+an error: it is a counted status.
+"""
+
+
+class HarnessError(Exception):
+    """Base class of every error that `harness_ext` raises on purpose."""
+
+
+class DataError(HarnessError, ValueError):
+    """Benchmark data are there but cannot be understood."""
+
+
+class DataNotFoundError(HarnessError, FileNotFoundError):
+    """Benchmark data are not there or cannot be reached."""
+
+
+class HintError(HarnessError, ValueError):
+    """A hint family, template or target is unknown or malformed."""
+
+
+class TaskConfigError(HarnessError, ValueError):
+    """A task's YAML or `--metadata` holds a value that the task cannot use."""
+
+
+class RecordError(HarnessError, ValueError):
+    """A record or a samples file does not follow the schema."""
+
+
+class MetricError(HarnessError, ValueError):
+    """A metric is unknown, or its inputs do not fit together."""

@@ -1,0 +1,176 @@
+"""One JSON line a response: the schema, reading and writing, and lm-eval's own samples files."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from harness_ext.errors import RecordError
+from harness_ext.extract import How
+from harness_ext.verifier import Status
+
+Arm = Literal["none", "hint", "placebo"]
+DIAG_KEY = "_diag"
+
+
+class Record(BaseModel):
+    """What one response was and what it counts as.
+
+    Attributes:
+        task: lm-eval task name.
+        qid: question id, the same in all arms.
+        arm: `none`, `hint` or `placebo`.
+        hint_id: template, None in the arm without a hint.
+        hint_sign: whether the hinted answer is the gold one; None outside the hint arm.
+        hint_target: the hinted answer; None outside the hint arm.
+        gold: reference answer.
+        answer: extracted answer, None where there is none.
+        status: what became of the response.
+        correct: whether the answer equals gold.
+        n_tokens: generated tokens, None where the model does not say.
+        finish_reason: `stop` or `length`, None where the model does not say.
+        reasoning: text before the closing reasoning delimiter.
+        final: text after it.
+        intervention: fingerprint of the intervention, `none` without one.
+        sample: index of the repeat; sample i of an arm is paired with sample i of the others.
+        question: the question without any hint, for detectors that look into it.
+        level: difficulty level of the item.
+        how: the rule that found the answer.
+        correct_lenient: whether the whole response, cut or not, gives the gold answer.
+        n_reasoning_tokens: generated tokens of the reasoning.
+        n_choices: number of options, None for free-form answers.
+        seed: sampling seed, None for greedy decoding.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    qid: str
+    arm: Arm
+    hint_id: str | None = None
+    hint_sign: Literal["correct", "wrong"] | None = None
+    hint_target: str | None = None
+    gold: str
+    answer: str | None = None
+    status: Status
+    correct: bool
+    n_tokens: int | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    reasoning: str
+    final: str
+    intervention: str = "none"
+    sample: int = 0
+    question: str | None = None
+    level: str | None = None
+    how: How | None = None
+    correct_lenient: bool | None = None
+    n_reasoning_tokens: int | None = None
+    n_choices: int | None = None
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _check_arm(self) -> "Record":
+        if self.arm == "hint" and (self.hint_sign is None or self.hint_target is None):
+            raise ValueError("arm 'hint' needs hint_sign and hint_target")
+        if self.arm != "hint" and (self.hint_sign is not None or self.hint_target is not None):
+            raise ValueError(f"arm {self.arm!r} gives no answer, hint_sign and target must be null")
+        if self.status == "answered" and self.answer is None:
+            raise ValueError("status 'answered' needs an answer")
+        return self
+
+    @property
+    def arm_name(self) -> str:
+        """Return `none`, `correct`, `wrong` or `placebo`."""
+        return self.hint_sign or self.arm
+
+
+def write_records(records: Iterable[Record], path: Path) -> int:
+    """Return the number of records written to `path`, one JSON object a line."""
+    n = 0
+    with path.open("w", encoding="utf-8") as out:
+        for record in records:
+            out.write(record.model_dump_json() + "\n")
+            n += 1
+    return n
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of a records file or of an lm-eval `samples_*.jsonl` of our tasks.
+
+    Raises:
+        RecordError: The file is missing, a line is not JSON, or breaks the schema.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise RecordError(f"{path}: cannot be read ({err}); give a .jsonl file") from err
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            raw = json.loads(line)
+        except json.JSONDecodeError as err:
+            raise RecordError(f"{path}:{number}: not JSON ({err.msg}); one object a line") from None
+        try:
+            if isinstance(raw, dict) and "filtered_resps" in raw:
+                records.extend(records_of_sample(raw))
+            else:
+                records.append(Record.model_validate(raw))
+        except ValidationError as err:
+            first = err.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "record"
+            raise RecordError(f"{path}:{number}: {where}: {first['msg']}") from None
+        except RecordError as err:
+            raise RecordError(f"{path}:{number}: {err}") from None
+    if not records:
+        raise RecordError(f"{path}: no records; expected one JSON object a line")
+    return records
+
+
+def records_of_sample(sample: dict[str, Any]) -> list[Record]:
+    """Return the records that a task left in a line of lm-eval's samples file.
+
+    Raises:
+        RecordError: The line is not one of our tasks' (no `_diag` in its `doc`).
+    """
+    doc = sample.get("doc")
+    diag = doc.get(DIAG_KEY) if isinstance(doc, dict) else None
+    if not isinstance(diag, dict) or "records" not in diag:
+        raise RecordError(f"no doc.{DIAG_KEY}.records: only samples of steer_ tasks can be read")
+    try:
+        return [_unpack(packed, sample["resps"]) for packed in diag["records"]]
+    except (KeyError, IndexError, TypeError) as err:
+        raise RecordError(f"doc.{DIAG_KEY} does not fit resps ({type(err).__name__})") from err
+
+
+def pack(record: Record, text: str, request: int) -> dict[str, Any]:
+    """Return a record for `doc["_diag"]`: its texts as lengths into the logged response.
+
+    Args:
+        record: the record.
+        text: the whole response, as lm-eval logs it.
+        request: index of the request within the document, so that `resps[request][sample]` is
+            `text`.
+    """
+    packed = record.model_dump(exclude={"reasoning", "final"}, exclude_none=True)
+    packed["request"] = request
+    if text.startswith(record.reasoning) and text.endswith(record.final):
+        packed["lengths"] = [len(record.reasoning), len(record.final)]
+    else:  # a model whose delimiters are special tokens may return text without them
+        packed["texts"] = [record.reasoning, record.final]
+    return packed
+
+
+def _unpack(packed: dict[str, Any], resps: list[list[str]]) -> Record:
+    fields = dict(packed)
+    request = fields.pop("request")
+    if "texts" in fields:
+        reasoning, final = fields.pop("texts")
+    else:
+        n_reasoning, n_final = fields.pop("lengths")
+        text = resps[request][fields.get("sample", 0)]
+        reasoning, final = text[:n_reasoning], text[len(text) - n_final :]
+    return Record.model_validate({**fields, "reasoning": reasoning, "final": final})

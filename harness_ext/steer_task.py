@@ -1,0 +1,267 @@
+"""The lm-eval task class of our plain benchmarks, and what the hint task shares with it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+from lm_eval.api.filter import Filter
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import ConfigurableTask
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness_ext.corpora import Corpus, as_dataset, load_corpus
+from harness_ext.errors import TaskConfigError
+from harness_ext.generation import Generation, split_reasoning
+from harness_ext.prompts import STYLES, render
+from harness_ext.records import DIAG_KEY, Arm, Record, pack
+from harness_ext.verifier import lenient_correct, score
+
+log = logging.getLogger(__name__)
+THINK_START, THINK_END = "<think>", "</think>"
+
+
+class KeepAll(Filter):
+    """A filter that keeps every repeat; lm-eval's default keeps the first."""
+
+    def apply(self, resps: Any, docs: list[dict]) -> Any:
+        """Return the responses unchanged."""
+        return resps
+
+
+class TaskOptions(BaseModel):
+    """What a task reads from its `metadata`: the YAML's, then `--model_args`, then `--metadata`.
+
+    Attributes:
+        benchmark: id in `corpora.BENCHMARKS`.
+        data_path: local file or folder.
+        repeats: samples a prompt; lm-eval has no flag for it.
+        prompt_style: key of `prompts.STYLES`.
+        hint_family: `type` or id of hint templates (hint tasks).
+        hint_seed: seed of the choice of template and wrong target (hint tasks).
+        think_end: closing delimiter of reasoning, for models that return plain text.
+    """
+
+    # lm-eval mixes the arguments of the model into metadata, so unknown keys are expected.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    benchmark: str
+    data_path: str | None = None
+    repeats: int = Field(default=1, ge=1)
+    prompt_style: str = "boxed"
+    hint_family: str = "seed"
+    hint_seed: int = 0
+    think_end: str = THINK_END
+
+
+class SteerTask(ConfigurableTask):
+    """A benchmark of questions with a checkable answer, each asked `repeats` times.
+
+    Metrics, each averaged over the samples of a question first: `exact_match` (the final text
+    after the reasoning), `exact_match_lenient` (the whole response, cut or not), `no_answer`,
+    and, where the model says how a response ended and how long it is, `truncation`, `n_tokens`,
+    `n_reasoning_tokens`.
+    """
+
+    options: TaskOptions
+    corpus: Corpus
+
+    def __init__(self, config: dict[str, Any] | None = None) -> None:
+        """Build the task from its YAML.
+
+        Raises:
+            TaskConfigError: `metadata` holds a value of the wrong type or an unknown style.
+            DataNotFoundError: The questions are not there.
+            DataError: The questions cannot be understood.
+        """
+        cfg = deepcopy({k: v for k, v in (config or {}).items() if k != "class"})
+        self.options = _options(cfg)
+        cfg["metadata"] = {"version": 1.0, **(cfg.get("metadata") or {})}
+        cfg["repeats"] = self.options.repeats
+        cfg.setdefault("metric_list", [])
+        cfg.setdefault("test_split", "test")
+        cfg.setdefault("num_fewshot", 0)
+        cfg.setdefault("filter_list", [{"name": "none", "filter": [{"function": KeepAll}]}])
+        generation = cfg.setdefault("generation_kwargs", {})
+        # lm-eval's default stop is a blank line, which would cut the reasoning.
+        generation.setdefault("until", [])
+        if self.options.repeats > 1 and not generation.get("do_sample"):
+            log.warning(
+                "%s: repeats=%d with greedy decoding gives equal samples; "
+                "set do_sample=true and a temperature in --gen_kwargs",
+                cfg.get("task"),
+                self.options.repeats,
+            )
+        super().__init__(config=cfg)
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Load the questions and write their source and digest into the task's metadata."""
+        self.corpus = load_corpus(self.options.benchmark, self.options.data_path)
+        bench = self.corpus.benchmark
+        if bench.rows is not None and len(self.corpus.rows) != bench.rows:
+            log.warning(
+                "%s: %d questions, the full set has %d (source %s)",
+                self.config.task,
+                len(self.corpus.rows),
+                bench.rows,
+                self.corpus.source,
+            )
+        self.dataset = as_dataset(self.corpus)
+        self.config.metadata = {
+            **(self.config.metadata or {}),
+            "data_source": self.corpus.source,
+            "data_sha256": self.corpus.sha256,
+        }
+
+    def doc_to_text(self, doc: dict, doc_to_text: Any = None) -> str:
+        """Return the user message of a question."""
+        return render(doc["question"], style=self.options.prompt_style)
+
+    def doc_to_target(self, doc: Any, doc_to_target: Any = None) -> str:
+        """Return the gold answer."""
+        return doc["answer"]
+
+    def process_results(self, doc: dict, results: Sequence) -> dict[str, Any]:
+        """Return the metrics of a question and leave its records in `doc["_diag"]`.
+
+        Args:
+            doc: the question.
+            results: one list of responses (plain `str` or `Generation`).
+        """
+        if "bypass" in self._metric_fn_list:  # lm_eval --predict_only
+            return {"bypass": 0}
+        responses = _responses(results[0])
+        records = [self.record(doc, text, sample=i) for i, text in enumerate(responses)]
+        doc[DIAG_KEY] = {
+            "records": [pack(r, str(t), 0) for r, t in zip(records, responses, strict=True)]
+        }
+        values: dict[str, list[float | None]] = {
+            "exact_match": [r.correct for r in records],
+            "exact_match_lenient": [r.correct_lenient for r in records],
+            "no_answer": [r.status == "no_answer" for r in records],
+            "truncation": [
+                None
+                if r.finish_reason is None and r.status != "truncated"
+                else r.status == "truncated"
+                for r in records
+            ],
+            "n_tokens": [r.n_tokens for r in records],
+            "n_reasoning_tokens": [r.n_reasoning_tokens for r in records],
+        }
+        # What the model does not tell is left out, not counted as zero.
+        return {
+            name: sum(float(v) for v in known) / len(known)
+            for name, column in values.items()
+            if (known := [v for v in column if v is not None])
+        }
+
+    def record(
+        self,
+        doc: dict,
+        text: str,
+        *,
+        sample: int = 0,
+        arm: Arm = "none",
+        hint_id: str | None = None,
+        hint_sign: Any = None,
+        hint_target: str | None = None,
+    ) -> Record:
+        """Return the scored record of one response.
+
+        Args:
+            doc: the question.
+            text: the response, `Generation` or plain.
+            sample: index of the repeat.
+            arm: `none`, `hint` or `placebo`.
+            hint_id: template of the hint or placebo.
+            hint_sign: `correct` or `wrong` in the hint arm.
+            hint_target: the hinted answer in the hint arm.
+        """
+        kind = self.corpus.benchmark.kind
+        meta: dict[str, Any] = {}
+        if isinstance(text, Generation):
+            reasoning, final = text.reasoning, text.final
+            truncated = text.finish_reason == "length"
+            meta = {
+                "n_tokens": text.n_tokens,
+                "n_reasoning_tokens": text.n_reasoning_tokens,
+                "finish_reason": text.finish_reason,
+                "intervention": text.intervention,
+                "seed": text.seed,
+            }
+        else:
+            opened = self._prompt_opens_reasoning() or THINK_START in text
+            reasoning, final = split_reasoning(
+                text, think_end=self.options.think_end, opened=opened
+            )
+            # A plain string does not say how it ended; reasoning that never closed was cut.
+            truncated = opened and self.options.think_end not in text
+        scored = score(final, doc["answer"], kind=kind, truncated=truncated)
+        return Record(
+            task=self.task_name,
+            qid=doc["qid"],
+            arm=arm,
+            hint_id=hint_id,
+            hint_sign=hint_sign,
+            hint_target=hint_target,
+            gold=doc["answer"],
+            answer=scored.answer,
+            status=scored.status,
+            correct=scored.correct,
+            how=scored.how,
+            correct_lenient=lenient_correct(str(text), doc["answer"], kind=kind),
+            reasoning=reasoning,
+            final=final,
+            sample=sample,
+            question=doc["question"],
+            level=doc.get("level"),
+            **meta,
+        )
+
+    def _prompt_opens_reasoning(self) -> bool:
+        """Return whether the chat template put an opening delimiter at the end of the prompt."""
+        instances: list[Instance] = self._instances or []
+        return bool(instances) and instances[0].args[0].rstrip().endswith(THINK_START)
+
+    def aggregation(self) -> dict[str, Callable]:
+        """Return the aggregation of each metric: the mean over questions."""
+        own = dict.fromkeys(self.metric_names(), mean)
+        return {**own, **super().aggregation()}
+
+    def higher_is_better(self) -> dict[str, bool | None]:
+        """Return the direction of each metric, None where neither is good as such."""
+        own: dict[str, bool | None] = {
+            "exact_match": True,
+            "exact_match_lenient": True,
+            "no_answer": False,
+            "truncation": False,
+            "n_tokens": None,
+            "n_reasoning_tokens": None,
+        }
+        return {**own, **super().higher_is_better()}
+
+    def metric_names(self) -> tuple[str, ...]:
+        """Return the names of all metrics that the task can report."""
+        return tuple(SteerTask.higher_is_better(self))
+
+
+def _options(cfg: dict[str, Any]) -> TaskOptions:
+    try:
+        options = TaskOptions.model_validate(cfg.get("metadata") or {})
+    except ValidationError as err:
+        first = err.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise TaskConfigError(
+            f"{cfg.get('task')}: metadata key {key!r} is {first.get('input')!r}: {first['msg']}"
+        ) from None
+    if options.prompt_style not in STYLES:
+        raise TaskConfigError(
+            f"{cfg.get('task')}: metadata key 'prompt_style' is {options.prompt_style!r}; "
+            f"known are {', '.join(sorted(STYLES))}"
+        )
+    return options
+
+
+def _responses(result: Any) -> list[str]:
+    return [result] if isinstance(result, str) else list(result)
