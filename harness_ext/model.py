@@ -2,13 +2,15 @@
 
 import importlib
 import logging
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import LM
 from lm_eval.utils import simple_parse_args_string
 
-from interventions.errors import SpecError
+from interventions.errors import SpecError, SteeringError
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,12 @@ class SAESteeredLM(LM):
             # is never what is wanted; max_batch_size=1 still asks for it.
             extra["batch_size"] = "auto"
             logger.info("batch_size 1 is taken as 'auto'; use max_batch_size=1 to force one row")
-        return cls(**{**extra, **arg_dict})
+        try:
+            return cls(**{**extra, **arg_dict})
+        except SteeringError as error:
+            if _from_command_line():
+                raise SystemExit(f"sae_steered: error: {error}") from None
+            raise
 
     def loglikelihood(self, requests: Any) -> Any:
         """Raise: an instance is always a backend's own class."""
@@ -69,6 +76,13 @@ class SAESteeredLM(LM):
     def generate_until(self, requests: Any) -> Any:
         """Raise: an instance is always a backend's own class."""
         raise NotImplementedError
+
+
+def _from_command_line() -> bool:
+    """Return whether lm-eval's own program runs, which would show a traceback for a typo."""
+    return Path(sys.argv[0]).stem in ("lm_eval", "lm-eval") or (
+        Path(sys.argv[0]).match("lm_eval/__main__.py")
+    )
 
 
 def _backend(name: str) -> type[LM]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from interventions.ops import coefficients
 from interventions.plan import EditGroup, LayerPlan
 from interventions.positions import Selector
-from interventions.sae.activations import feature_acts
+from interventions.sae.activations import feature_acts, norm_factor
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,6 @@ class _Group:
         self.selectors = group.selectors
         self.one_selector = len(set(group.selectors)) == 1
         self.needs_acts = group.needs_acts
-        self.needs_encoder = group.needs_acts or self.directions.norm != "none"
         self.needs_proj = group.needs_proj
         self.only_active = group.only_active.to(device) if group.only_active.any() else None
         self.counters = torch.zeros(3, len(group.selectors), dtype=torch.int64, device=device)
@@ -97,19 +96,17 @@ class _Group:
         if calm is not None:
             self.counters[1] += (mask & ~calm).sum(dim=tokens)
             mask = mask & calm
-        acts = factor = None
-        if self.needs_encoder:
+        acts = None
+        if self.needs_acts:
             acts, factor = feature_acts(x, self.directions)
-            if self.directions.norm == "none":
-                factor = None
             active = acts > 0
             self.counters[2] += (active & mask).sum(dim=tokens)
             if self.only_active is not None:
                 mask = mask & (active | ~self.only_active)
+        else:
+            factor = norm_factor(x, self.directions)
         proj = x @ self.w.T if self.needs_proj else None
-        coefficient = coefficients(
-            self.constants, acts if self.needs_acts else None, factor, proj
-        )
+        coefficient = coefficients(self.constants, acts, factor, proj)
         return edited + torch.where(mask, coefficient, 0.0) @ self.w
 
     def _mask(self, masks: Mapping[Selector, Tensor], device: torch.device) -> Tensor:

@@ -25,7 +25,9 @@ _DIALECTS: tuple[tuple[re.Pattern[str], Site], ...] = (
     (re.compile(r"Llama3_1-8B-Base-L(\d+)R-\d+x"), "resid_post"),
     (re.compile(r"(\d+)"), "resid_post"),
 )
-_OTHER_SITE = re.compile(r"hook_(?!resid_p|out\b)\w+|mlp|attn|\bL\d+[AM]\b|l\d+[am]_", re.IGNORECASE)
+_OTHER_SITE = re.compile(
+    r"hook_(?!resid_p|out\b)\w+|mlp|attn|\bL\d+[AM]\b|l\d+[am]_", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, order=True)

@@ -297,11 +297,9 @@ def _group(edits: list[tuple[EditSpec, float]], spec: InterventionSpec, sae: SAE
     directions = sae.directions([edit.feature for edit, _ in edits])
     constants: list[EditConstants] = []
     for row, (edit, value) in enumerate(edits):
-        if (edit.op in GATED_OPS or edit.when == "active") and not directions.gateable:
-            raise SAEError(
-                f"`{edit.op}`{' when active' if edit.when == 'active' else ''} needs the"
-                f" activation of feature {edit.feature}, but {directions.why_not};"
-                f" use `add` or `project`"
+        if edit.op in GATED_OPS or edit.when == "active":
+            directions.require_gateable(
+                edit.op if edit.when == "always" else f"{edit.op} when active"
             )
         direction = directions.w[row]
         norm = float(direction.norm())

@@ -215,10 +215,14 @@ def parse_spec(data: Mapping[str, Any], *, source: str = "spec") -> Intervention
 def _one_line(error: ValidationError) -> str:
     parts = []
     for problem in error.errors():
-        where = ".".join(str(step + 1 if isinstance(step, int) else step) for step in problem["loc"])
+        where = ".".join(
+            str(step + 1 if isinstance(step, int) else step) for step in problem["loc"]
+        )
         if problem["type"] == "extra_forbidden":
-            owner = SAERef if "sae" in problem["loc"][:-1] else (
-                EditSpec if len(problem["loc"]) > 1 else InterventionSpec
+            owner = (
+                SAERef
+                if "sae" in problem["loc"][:-1]
+                else (EditSpec if len(problem["loc"]) > 1 else InterventionSpec)
             )
             message = f"unknown key; known keys: {', '.join(owner.model_fields)}"
         else:

@@ -142,7 +142,9 @@ def _airi_edits(path: Path) -> list[dict[str, Any]]:
             for feature, row in data.items()
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise SpecError(f"{path}: not a map of feature to max_activation, strength: {error!r}") from None
+        raise SpecError(
+            f"{path}: not a map of feature to max_activation, strength: {error!r}"
+        ) from None
 
 
 def _from_csv(path: Path) -> dict[str, Any]:
@@ -161,7 +163,9 @@ def _from_csv(path: Path) -> dict[str, Any]:
                 coefficient, feature = float(row["steering_coefficient"]), int(row["feature_index"])
                 source, loader = row["sparse_model"], row.get("loader") or "sparsify"
             except (KeyError, TypeError, ValueError) as error:
-                raise SpecError(f"{where}: {error!r}; columns are those of lm-eval's steered") from None
+                raise SpecError(
+                    f"{where}: {error!r}; columns are those of lm-eval's steered"
+                ) from None
             if not math.isfinite(coefficient):
                 raise SpecError(f"{where}: steering_coefficient must be finite, not {coefficient}")
             hook_point = (row.get("hookpoint") or "").strip() or None
@@ -244,7 +248,9 @@ def _torch_dict(path: Path) -> dict[Any, Any]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         first = str(error).splitlines()[0]
-        raise SpecError(f"{path}: not a plain tensor file (pickles are never run): {first}") from None
+        raise SpecError(
+            f"{path}: not a plain tensor file (pickles are never run): {first}"
+        ) from None
     if not isinstance(data, dict):
         raise SpecError(f"{path}: holds a {type(data).__name__}, not a dictionary")
     return data
