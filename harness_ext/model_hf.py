@@ -40,7 +40,11 @@ _REFUSED = (
 )
 
 
-class SteeredHF(HFLM):
+# The decorator that registers HFLM hides its type from type checkers.
+_HFLM: Any = HFLM
+
+
+class SteeredHF(_HFLM):
     """A Hugging Face causal language model, steered while it scores and generates.
 
     Differences from lm-eval's `hf`, beside steering: prompts are never truncated; stop strings

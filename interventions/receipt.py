@@ -112,7 +112,7 @@ class Receipt:
             else:
                 continue
             raise ReceiptError(
-                f"edit {number} at {layer.hook_point} steered no token: {why}; this run is unsteered"
+                f"edit {number} at {layer.hook_point} steered no token: {why}; the run is unsteered"
             )
 
     def as_dict(self) -> dict[str, Any]:

@@ -79,8 +79,8 @@ class EditSpec(_Strict):
     """One edit of one feature at one hook point.
 
     Attributes:
-        op: `add` value·W_dec[f]; `clamp` (value − a_f)·W_dec[f]; `ablate` −a_f·W_dec[f];
-            `scale` (value − 1)·a_f·W_dec[f]; `project` sets the component along unit W_dec[f].
+        op: `add` value·W_dec[f]; `clamp` (value - a_f)·W_dec[f]; `ablate` -a_f·W_dec[f];
+            `scale` (value - 1)·a_f·W_dec[f]; `project` sets the component along unit W_dec[f].
         feature: index in `[0, d_sae)`; 0 for a file that holds a single vector.
         value: in `unit`; the multiplier for `scale`; absent for `ablate`.
         strength: multiplies `max_act`; instead of `value`.

@@ -45,7 +45,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
         if isinstance(layers, nn.ModuleList):
             return layers
     raise HookPointError(
-        f"no decoder layers found in {type(model).__name__}; looked at {', '.join(_LAYER_PATHS)}"
+        f"no decoder layers found in {type(model).__name__}; looked at " + ", ".join(_LAYER_PATHS)
     )
 
 
@@ -64,8 +64,8 @@ def token_facts(tokenizer: Any, spec: InterventionSpec, *, needs_thinking: bool)
         encoded = tokenizer.encode(text, add_special_tokens=False)
         if len(encoded) != 1:
             raise SpecError(
-                f"positions 'thinking': `{key}` '{text}' is {len(encoded)} tokens of this tokenizer,"
-                f" not 1; set `{key}` to the model's own delimiter, or use another position"
+                f"positions 'thinking': `{key}` '{text}' is {len(encoded)} tokens of this"
+                f" tokenizer, not 1; set `{key}` to the model's own delimiter, or use another position"
             )
         ids.append(encoded[0])
     return TokenFacts(bos=bos, think_start=ids[0], think_end=ids[1])
