@@ -68,8 +68,8 @@ class FeatureDirections:
         """
         if not self.gateable:
             raise SAEError(
-                f"`{op}` needs the activation of feature {self.features[0]} of {self.source}, which"
-                f" cannot be computed: {self.why_not}; use `add` or `project`"
+                f"`{op}` needs feature activations, which {self.source} cannot give:"
+                f" {self.why_not}; use `add` or `project`"
             )
 
 

@@ -84,4 +84,4 @@ def matching_pursuit(
             done = done | (remainder.norm(dim=-1) < residual_threshold)
         if bool(done.all()):
             break
-    return acts.reshape(*z.shape[:-1], -1)
+    return acts.reshape(*z.shape[:-1], w_dec.shape[0])

@@ -3,12 +3,12 @@
 import math
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 NormMode = Literal["none", "layer_norm", "constant_norm_rescale"]
 
 _LAYER_NORM_EPS = 1e-5
+_SMALLEST_NORM = 1e-20
 
 
 class Normed(NamedTuple):
@@ -48,7 +48,7 @@ def normalise(resid: Tensor, mode: NormMode) -> Normed:
         return Normed(centred / (std + _LAYER_NORM_EPS).unsqueeze(-1), std, mean)
     # The floor only matters for an all-zero row, which a padded batch may hold: 0/0 is NaN, and
     # a NaN survives every mask that multiplies.
-    norm = x.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+    norm = x.norm(dim=-1).clamp_min(_SMALLEST_NORM)
     root = math.sqrt(x.shape[-1])
     return Normed(x * (root / norm).unsqueeze(-1), norm / root, None)
 

@@ -1,6 +1,7 @@
 """Which reader a folder or a file belongs to."""
 
 from pathlib import Path
+from types import ModuleType
 
 from interventions.errors import SAEError, SAENotFoundError
 from interventions.sae.build import RawSAE
@@ -74,8 +75,9 @@ def read_file(path: Path, source: str, tensor: str | None) -> RawSAE | SAE:
     Raises:
         SAEError: an unknown kind of file, or wrong content.
     """
-    if path.name in KNOWN_FILES and any(reader.matches(path.parent) for reader in READERS):
-        return read_folder(path.parent, source)
+    for reader in READERS:
+        if path.name in _own_files(reader) and reader.matches(path.parent):
+            return reader.read(path.parent, source)
     if path.suffix == ".safetensors":
         return single_file.read_vectors(path, source, tensor)
     if path.suffix == ".npz":
@@ -83,3 +85,7 @@ def read_file(path: Path, source: str, tensor: str | None) -> RawSAE | SAE:
     if path.suffix in (".pt", ".pth"):
         return single_file.read_pt_file(path, source)
     raise SAEError(f"{path} is none of .safetensors, .npz, .pt; give an SAE's folder or file")
+
+
+def _own_files(reader: ModuleType) -> set[str]:
+    return {getattr(reader, name) for name in ("WEIGHTS", "NPZ") if hasattr(reader, name)}

@@ -13,7 +13,7 @@ from interventions.sae.formats.files import read_json, read_safetensors
 CFG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 
-_V5_ACTIVATIONS = frozenset({"relu", "topk", "identity"})
+_V5_ACTIVATIONS = frozenset({"relu", "topk"})
 _MATCHING_PURSUIT = ("residual_threshold", "max_iterations", "stop_on_duplicate_support")
 
 

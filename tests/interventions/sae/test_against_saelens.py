@@ -243,8 +243,10 @@ def test_temporal_saes_give_directions_in_units_of_the_stream(tmp_path):
         ours.encode(resid())
 
 
-def test_centred_models_are_read_from_an_uncentred_stream(tmp_path):
-    oracle = make("standard", apply_b_dec_to_input=True)
+@pytest.mark.parametrize("b_dec", [True, False])
+@pytest.mark.parametrize("kind", ["standard", "gated", "jumprelu", "topk"])
+def test_centred_models_are_read_from_an_uncentred_stream(kind, b_dec, tmp_path):
+    oracle = make(kind, apply_b_dec_to_input=b_dec)
     oracle.cfg.metadata.model_from_pretrained_kwargs = {"center_writing_weights": True}
     ours = loaded(oracle, tmp_path)
     x = resid()
