@@ -38,7 +38,7 @@ has_gpu() {
 }
 
 pip_install() {
-  say "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off --quiet "$@" ||
+  say "$VENV/bin/python" -m pip install --disable-pip-version-check -qq "$@" ||
     fail "pip could not install ($*); the lines above say why. Without a network," \
       "point pip at a mirror or a folder of wheels (PIP_INDEX_URL, PIP_FIND_LINKS) and run again"
 }
@@ -54,7 +54,7 @@ install_cpu_torch() {
   fi
   if [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ]; then
     printf '+ %q -m pip install %s\n' "$VENV/bin/python" "$pin+cpu" >&2
-    "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet "$pin+cpu" 2>/dev/null &&
+    "$VENV/bin/python" -m pip install --disable-pip-version-check -qq "$pin+cpu" 2>/dev/null &&
       return
     printf '%s\n' "note: the package index has no $pin+cpu; taking its $pin, which may be the" \
       "      large CUDA build. TORCH_INDEX_URL=<PyTorch's index of CPU builds> avoids that." >&2
