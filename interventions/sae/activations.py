@@ -31,7 +31,8 @@ def feature_acts(resid: Tensor, dirs: FeatureDirections) -> tuple[Tensor, Tensor
     if dirs.full is not None:
         return _from_full(normed.z, dirs), normed.factor
     pre = normed.z @ dirs.e.T
-    acts = (pre * dirs.mul + dirs.beta_mag).relu() * (pre + dirs.beta > dirs.theta)
+    magnitude = torch.addcmul(dirs.beta_mag, pre, dirs.mul).relu_()
+    acts = magnitude * (pre + dirs.beta > dirs.theta)
     return acts, normed.factor
 
 
@@ -47,8 +48,7 @@ def norm_factor(resid: Tensor, dirs: FeatureDirections) -> Tensor | None:
 
 def _from_full(z: Tensor, dirs: FeatureDirections) -> Tensor:
     assert dirs.full is not None
-    index = torch.tensor(dirs.features, dtype=torch.long, device=z.device)
     flat = z.reshape(-1, z.shape[-1])
     rows = max(1, _CHUNK_ELEMENTS // dirs.full.d_sae)
-    parts = [dirs.full.encode_normed(part)[:, index] for part in flat.split(rows)]
-    return torch.cat(parts).reshape(*z.shape[:-1], len(index))
+    parts = [dirs.full.encode_normed(part)[:, dirs.index] for part in flat.split(rows)]
+    return torch.cat(parts).reshape(*z.shape[:-1], len(dirs.index))

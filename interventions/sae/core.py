@@ -22,7 +22,7 @@ FULL_GATES = frozenset({"topk", "abstopk", "groupmax", "matching_pursuit"})
 """Architectures whose gate needs the pre-activations of every feature."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureDirections:
     """What an edit needs of `n` features of one SAE.
 
@@ -31,6 +31,7 @@ class FeatureDirections:
 
     Attributes:
         features: indices in the SAE.
+        index: `(n,)` the same, int64, on the device of the rest.
         e: `(n, d_model)` encoder rows, fp32, everything folded in; zeros where not `gateable`.
         beta, mul, beta_mag, theta: `(n,)`; `mul` is 1 and `beta_mag` is `beta` but for `gated`.
         w: `(n, d_model)` rows of `W_dec`, fp32, not renormalised; one unit of activation writes
@@ -43,6 +44,7 @@ class FeatureDirections:
     """
 
     features: tuple[int, ...]
+    index: Tensor
     e: Tensor
     beta: Tensor
     mul: Tensor
@@ -73,7 +75,7 @@ class FeatureDirections:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SAE:
     """A sparse autoencoder of a residual stream, fp32.
 
@@ -127,6 +129,12 @@ class SAE:
     residual_threshold: float = 1e-2
     max_iterations: int | None = None
     stop_on_duplicate_support: bool = True
+
+    def __repr__(self) -> str:
+        return (
+            f"SAE({self.source!r}, {self.architecture}, d_model={self.d_model},"
+            f" d_sae={self.d_sae}, hook_point={self.hook_point}, norm={self.norm})"
+        )
 
     @property
     def gateable(self) -> bool:
@@ -214,6 +222,7 @@ class SAE:
         zeros = w.new_zeros(len(index))
         common = {
             "features": tuple(int(feature) for feature in features),
+            "index": index,
             "w": w,
             "norm": self.norm,
             "source": self.source,

@@ -17,7 +17,7 @@ pytest.importorskip("sae_lens")
 import sae_lens
 from sae_lens.loading import pretrained_sae_loaders as loaders
 
-from interventions.errors import SAEError
+from interventions.errors import SAEError, SAENotFoundError
 from interventions.hook_points import HookPoint
 from interventions.sae.activations import feature_acts
 from interventions.sae.core import SAE
@@ -442,6 +442,15 @@ def test_a_release_of_sae_lens_end_to_end(local_hub, monkeypatch, caplog):
     assert "decoder norms differ" in caplog.text
     with pytest.raises(SAEError, match=r"feature 72 is outside 0\.\.71"):
         load_sae(SAERef(release=release, id=sae_id), features=[72])
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_release_without_network_is_one_line_with_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SAENotFoundError, match="'jbloom/GPT2-Small-SAEs-Reformatted'") as caught:
+        load_sae(SAERef(release="gpt2-small-res-jb", id="blocks.8.hook_resid_pre"))
+    assert "\n" not in str(caught.value)
+    assert "give `path` of a downloaded copy" in str(caught.value)
 
 
 def dictionary_learning_state(kind: str) -> dict[str, torch.Tensor]:

@@ -119,7 +119,8 @@ def test_an_all_zero_row_of_padding_stays_finite(mode):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_directions_move_between_devices_with_their_sae(architecture):
     dirs = build_sae(raw(architecture)).directions([3]).to("meta")
-    assert {dirs.e.device.type, dirs.w.device.type, dirs.theta.device.type} == {"meta"}
+    moved = (dirs.e, dirs.w, dirs.theta, dirs.index)
+    assert {tensor.device.type for tensor in moved} == {"meta"}
     if dirs.full is not None:
         assert dirs.full.W_dec.device.type == "meta"
 
@@ -272,3 +273,10 @@ def test_import_is_light():
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_sae_prints_as_one_short_line():
+    assert repr(build_sae(raw(hook_name="layers.3"))) == (
+        "SAE('tiny SAE', standard, d_model=16, d_sae=40, hook_point=blocks.3.hook_resid_post,"
+        " norm=none)"
+    )

@@ -1,4 +1,6 @@
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,19 +96,28 @@ def test_unknown_kinds_of_files(name, tmp_path):
 
 
 class Bomb:
+    """Unpickling it creates the file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
     def __reduce__(self):
-        return (open, ("/tmp/interventions-sae-bomb", "w"))
+        return (Path.touch, (self.path,))
 
 
 def test_pickles_are_never_run(tmp_path):
+    bomb = Bomb(tmp_path / "bomb")
     (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoder"}}))
-    torch.save({"encoder.weight": Bomb()}, tmp_path / "ae.pt")
+    torch.save({"encoder.weight": bomb}, tmp_path / "ae.pt")
     with pytest.raises(SAEError, match="holds pickled objects, which are never loaded") as caught:
         load_sae(SAERef(path=str(tmp_path)))
     one_line(caught)
-    np.savez(tmp_path / "params.npz", W_enc=np.array([Bomb()], dtype=object))
+    np.savez(tmp_path / "params.npz", W_enc=np.array([bomb], dtype=object))
     with pytest.raises(SAEError, match="is not an npz of plain arrays"):
         load_sae(SAERef(path=str(tmp_path / "params.npz")))
+    assert not bomb.path.exists()
+    pickle.loads(pickle.dumps(bomb))
+    assert bomb.path.exists(), "the bomb must be a live one for this test to mean anything"
 
 
 @pytest.mark.parametrize("name", ["v.safetensors", "params.npz", "x.pt"])
