@@ -38,7 +38,13 @@ def load_sae(ref: SAERef, *, features: Sequence[int] | None = None) -> SAE:
     if ref.default:
         from interventions.default_model import default_sae_path
 
-        sae = _from_path(default_sae_path(), ref, "the default SAE")
+        path = default_sae_path()
+        if not path.is_dir():
+            raise SAENotFoundError(
+                f"the default SAE is not at '{path}'; install sae-steered again, its files are part"
+                f" of the package"
+            )
+        sae = _from_path(path, ref, "default")
     elif ref.path is not None:
         sae = _from_local(ref)
     elif ref.repo is not None:

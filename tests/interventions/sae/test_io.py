@@ -151,6 +151,14 @@ def test_a_finetuned_output_factor_is_folded(write_sae):
         load_sae(SAERef(path=str(write_sae("c", change={"scaling_factor": factor}))))
 
 
+def test_default_is_the_sae_in_the_package(write_sae, monkeypatch, tmp_path):
+    monkeypatch.setattr("interventions.default_model.default_sae_path", lambda: write_sae())
+    assert load_sae(SAERef(default=True)).source == "default"
+    monkeypatch.setattr("interventions.default_model.default_sae_path", lambda: tmp_path / "no")
+    with pytest.raises(SAENotFoundError, match="install sae-steered again"):
+        load_sae(SAERef(default=True))
+
+
 # Releases and the hub.
 
 
