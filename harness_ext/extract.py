@@ -25,6 +25,7 @@ _CHOICE_RE = re.compile(r"^\W*(?:\\(?:text|mathrm|textbf|mathbf)\s*\{)?\W*([A-J]
 _CHOICE_LINE_RE = re.compile(r"^\W*([A-J])\W*$")
 _UNIT_RE = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{[^{}]*\}")
 _SIMPLE_RE = re.compile(rf"^({_NUMBER})(?:\s*/\s*(\d+))?$")
+_LEADING_RE = re.compile(rf"^\W*?(?:\\?\$\s*)?({_NUMBER})(?!\d)(?!\s*[-+*/x\u00d7=^\u00f7\\])")
 _FRAC_RE = re.compile(r"^([-\u2212+]?)\\[dt]?frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?$")
 
 
@@ -147,12 +148,12 @@ def extract(text: str, *, kind: Kind) -> Extracted:
     """
     boxed = last_boxed(text)
     if boxed:
-        value = _as_kind(boxed, kind)
+        value = _as_kind(boxed, kind, boxed=True)
         if value is not None:
             return Extracted(value, "boxed")
     stated = stated_answer(text)
     if stated:
-        value = _as_kind(stated, kind)
+        value = _as_kind(stated, kind, boxed=False)
         if value is not None:
             return Extracted(value, "stated")
     if kind == "number":
@@ -167,24 +168,27 @@ def extract(text: str, *, kind: Kind) -> Extracted:
     return Extracted(None, "none")
 
 
-def _as_kind(found: str, kind: Kind) -> str | None:
+def _as_kind(found: str, kind: Kind, *, boxed: bool) -> str | None:
     if kind == "choice":
         return choice_letter(found)
-    if kind == "number":
-        return _number_of(found)
-    return found.strip().strip("$").strip() or None
+    if kind == "math":
+        return found.strip().strip("$").strip() or None
+    number = _number_of(found)
+    # A box that holds no number is still the model's answer, and is compared as maths; a
+    # sentence that merely holds the word "answer" is not.
+    return number if number is not None or not boxed else found.strip() or None
 
 
 def _number_of(found: str) -> str | None:
-    """Return the number a boxed or stated text gives: itself, or the value after its last '='."""
+    """Return the number that a boxed or stated text gives, or None."""
     if parse_number(found) is not None:
         return found.strip()
+    # "12 because …" gives 12, "3 + 4 = 7" gives 7.
+    if leading := _LEADING_RE.match(found):
+        return leading.group(1)
     tail = found.rsplit("=", 1)[-1]
     if parse_number(tail) is not None:
         return tail.strip()
-    numbers = _NUMBER_RE.findall(tail)
-    # One number with words around it ("12 apples left") is that number; several are not.
-    if len({n.replace(",", "") for n in numbers}) == 1:
-        return numbers[0]
-    # A box that holds something else is still the model's answer, and is compared as maths.
-    return found.strip() if "\\" in found and not numbers else (numbers[0] if numbers else None)
+    numbers = set(_NUMBER_RE.findall(tail))
+    # One number among words ("about 12 apples") is that number; several are none.
+    return numbers.pop() if len(numbers) == 1 and not re.search(r"[\\^*/+=]", tail) else None

@@ -41,15 +41,17 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float] |
     """Return the Wilson interval of a rate, or None for n = 0."""
     if n == 0:
         return None
-    lo, hi = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    return float(lo), float(hi)
+    interval = proportion_confint(successes, n, alpha=1 - level, method="wilson")
+    lo, hi = np.asarray(interval, dtype=float).tolist()
+    return lo, hi
 
 
 def bh_q_values(p_values: Sequence[float]) -> list[float]:
     """Return the Benjamini-Hochberg q-value of each p-value, in the order given."""
     if not p_values:
         return []
-    return [float(q) for q in multipletests(list(p_values), method="fdr_bh")[1]]
+    _, q_values, *_ = multipletests(list(p_values), method="fdr_bh")
+    return np.asarray(q_values, dtype=float).tolist()
 
 
 def clustered_se(clusters: Sequence[Sequence[float]], *, finite: bool = False) -> float | None:

@@ -139,7 +139,9 @@ def _math_verify(gold: str, answer: str, timed: bool) -> Comparison:
             return "parse_error"
         if not gold_parsed:
             raise DataError(f"the gold answer {gold!r} cannot be read as maths; correct the data")
-        if not parsed:
+        # math_verify falls back to the text itself: fine for a gold that is a word.
+        gold_is_maths = any(not isinstance(g, str) for g in gold_parsed)
+        if not parsed or (gold_is_maths and all(isinstance(x, str) for x in parsed)):
             return "parse_error"
         try:
             same = verify(gold_parsed, parsed, timeout_seconds=limit, raise_on_error=True)

@@ -1,0 +1,150 @@
+from fractions import Fraction
+
+import pytest
+
+from harness_ext.extract import (
+    choice_letter,
+    extract,
+    last_boxed,
+    last_number,
+    parse_number,
+    stated_answer,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"so \boxed{42}.", "42"),
+        (r"\boxed{25} then \boxed{204}", "204"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{ \text{B} }", r"\text{B}"),
+        (r"\boxed{\boxed{7}}", r"\boxed{7}"),
+        (r"\boxed 7", "7"),
+        (r"\fbox{9}", "9"),
+        (r"first \boxed{3}, then \boxed{4 and so", "3"),
+        (r"\boxed{\left\{1, 2\right\}}", r"\left\{1, 2\right\}"),
+        ("no box", None),
+        (r"\boxed", None),
+        ("", None),
+    ],
+)
+def test_the_last_balanced_box(text, expected):
+    assert last_boxed(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is 12.", "12"),
+        ("The final answer is: 12", "12"),
+        ("Answer: B", "B"),
+        ("#### 1,250", "1,250"),
+        ("The answer is 3. No, the answer is 4.", "4"),
+        ("the answers are in the book", None),
+        ("nothing", None),
+    ],
+)
+def test_the_stated_answer(text, expected):
+    found = stated_answer(text)
+    assert (found and found.rsplit("answer is ", 1)[-1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("12", 12),
+        ("033", 33),
+        ("-5", -5),
+        ("\u22125", -5),
+        ("+5", 5),
+        ("1,234", 1234),
+        ("1,234,567.50", Fraction("1234567.5")),
+        ("$1,234.50", Fraction("1234.5")),
+        (r"\$18", 18),
+        ("$18$", 18),
+        (r"18\%", 18),
+        ("50%", 50),
+        ("12.", 12),
+        ("12.0", 12),
+        (".5", Fraction(1, 2)),
+        ("1/2", Fraction(1, 2)),
+        (r"\frac{1}{2}", Fraction(1, 2)),
+        (r"-\dfrac{3}{4}", Fraction(-3, 4)),
+        (r"10{,}000", 10000),
+        (r"18\text{ dollars}", 18),
+        ("12 apples", 12),
+        ("**7**", 7),
+        (r"\(7\)", 7),
+        (r"45^\circ", 45),
+        ("1,23", None),
+        ("x=5", None),
+        ("3 + 4", None),
+        ("1/0", None),
+        (r"\frac{1}{0}", None),
+        ("twelve", None),
+        ("", None),
+        ("1 2", None),
+        ("9" * 80, None),
+    ],
+)
+def test_a_text_that_is_one_number(text, expected):
+    assert parse_number(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("B", "B"),
+        ("(B)", "B"),
+        ("(B).", "B"),
+        ("B) 12", "B"),
+        (r"\text{B}", "B"),
+        ("**C**", "C"),
+        ("$D$", "D"),
+        ("A man has", None),
+        ("A", "A"),
+        ("Because", None),
+        ("K", None),
+        ("I'm not sure", None),
+        ("", None),
+    ],
+)
+def test_the_letter_of_an_option(text, expected):
+    assert choice_letter(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value", "how"),
+    [
+        (r"3 + 4 = 7, so \boxed{7}. The answer is 8.", "number", "7", "boxed"),
+        (r"\boxed{x = 7}", "number", "7", "boxed"),
+        (r"\boxed{7 \text{ apples}}", "number", r"7 \text{ apples}", "boxed"),
+        ("#### 12", "number", "12", "stated"),
+        ("So the answer is 12 apples.\nDone with 2 steps.", "number", "12 apples", "stated"),
+        ("The answer is 3 + 4 = 7.", "number", "7", "stated"),
+        ("The answer is 12, since 3 x 4 makes 12.", "number", "12", "stated"),
+        ("The answer is about 12 apples.", "number", "12", "stated"),
+        ("To answer: it has 3 and 4, so 7.", "number", "7", "last_number"),
+        (r"\boxed{2^{3}}", "number", "2^{3}", "boxed"),
+        (r"\boxed{3+4}", "number", "3+4", "boxed"),
+        ("He has 3 + 4 = 7 apples.", "number", "7", "last_number"),
+        ("He pays $1,250.50.", "number", "1,250.50", "last_number"),
+        ("no number here", "number", None, "none"),
+        ("", "number", None, "none"),
+        ("it is 7", "math", None, "none"),
+        (r"\boxed{x^2+1}", "math", "x^2+1", "boxed"),
+        ("Answer: (C)", "choice", "C", "stated"),
+        ("I think\n\n**D**", "choice", "D", "stated"),
+        ("A man walked", "choice", None, "none"),
+        (r"\boxed{\text{B}}", "choice", "B", "boxed"),
+    ],
+)
+def test_what_a_response_gives_as_its_answer(text, kind, value, how):
+    found = extract(text, kind=kind)
+    assert (found.value, found.how) == (value, how)
+
+
+def test_last_number_keeps_separators_and_ignores_word_digits():
+    assert last_number("first 3, then 1,250.") == "1,250"
+    assert last_number("x2 v1.5b") is None
