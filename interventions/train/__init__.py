@@ -1,0 +1,1 @@
+"""Training of an SAE: text, activations, dictionary, thresholds, statistics, evaluation."""

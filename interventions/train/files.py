@@ -1,0 +1,75 @@
+"""Files of a run: written whole or not at all, and never mixed between settings."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from interventions.errors import TrainingError
+
+
+class StepFolder:
+    """The folder of one step, which belongs to one fingerprint of everything before it."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        """Open or make the folder.
+
+        Raises:
+            TrainingError: the folder holds the files of other settings.
+        """
+        self.path, self.key = path, key
+        path.mkdir(parents=True, exist_ok=True)
+        marker = path / "key.txt"
+        if marker.is_file():
+            found = marker.read_text().strip()
+            if found != key:
+                raise TrainingError(
+                    f"{path} holds files of other settings ({found}, now {key}); remove it or"
+                    f" name another --out"
+                )
+        else:
+            write_text(marker, key + "\n")
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """What the step reported when it finished, or None."""
+        path = self.path / "done.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def finish(self, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `report` after writing it; from now on the step is skipped."""
+        write_text(self.path / "done.json", json.dumps(report, indent=2) + "\n")
+        return dict(report)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text`, so that a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, so that a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
+    temporary.chmod(0o644)
+    os.replace(temporary, path)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file."""
+    return load_file(path)
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,209 @@
+"""Activations of the corpus at the hook point, in chunk files that a killed run resumes from."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interventions.backends.hf import decoder_layers
+from interventions.errors import TrainingError
+from interventions.hook_points import HookPoint
+from interventions.train.config import HarvestConfig
+from interventions.train.files import StepFolder, read_tensors, write_tensors
+from interventions.train.generated_text import read_documents
+from interventions.train.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PARTS = ("train", "calibrate", "held")
+_MIN_ROW = 8
+
+
+class _ReachedError(Exception):
+    """Carries the residual out of a forward pass; the layers above are never run."""
+
+
+def corpus_files(folders: Sequence[Path]) -> list[Path]:
+    """Return the document files of the corpus, in order."""
+    return [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+
+
+def split_rows(files: Sequence[Path], config: HarvestConfig) -> dict[str, list[Tensor]]:
+    """Return token rows of at most `context` tokens, for each of `PARTS`.
+
+    Whole documents are held out, so that no held-out row continues one that was trained on: one
+    in `holdout_every` to measure on, another one to set the threshold on. Held-out rows are
+    shuffled, so that any number of them is a sample of all kinds of text.
+    """
+    parts: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+    slots = {0: "held", config.holdout_every // 2: "calibrate"}
+    index = 0
+    for path in files:
+        for document in read_documents(path):
+            rows = [row for row in document.split(config.context) if len(row) >= _MIN_ROW]
+            parts[slots.get(index % config.holdout_every, "train")].extend(rows)
+            index += 1
+    for part in slots.values():
+        random.Random(0).shuffle(parts[part])
+    return parts
+
+
+@contextmanager
+def _stop_at(model: "PreTrainedModel", hook_point: HookPoint) -> Iterator[None]:
+    layers = decoder_layers(model)
+    hook_point.check(len(layers), model.config.name_or_path or type(model).__name__)
+
+    def after(module: Any, args: Any, output: Any) -> None:
+        raise _ReachedError(output[0] if isinstance(output, tuple) else output)
+
+    def before(module: Any, args: Any) -> None:
+        raise _ReachedError(args[0])
+
+    layer = layers[hook_point.layer]
+    if hook_point.site == "resid_post":
+        handle = layer.register_forward_hook(after)
+    else:
+        handle = layer.register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.inference_mode()
+def residuals(
+    model: "PreTrainedModel", hook_point: HookPoint, rows: Sequence[Tensor], batch_tokens: int
+) -> Tensor:
+    """Return the residual stream at every token of `rows`, in their order, `(tokens, d_model)`.
+
+    Rows of similar length run together, padded on the right, in the model's own dtype.
+
+    Raises:
+        HookPointError: the layer is outside the model.
+        TrainingError: the forward pass never came to the hook point.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    with _stop_at(model, hook_point):
+        for batch in _batches(order, rows, batch_tokens):
+            width = max(len(rows[i]) for i in batch)
+            ids = torch.zeros(len(batch), width, dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for slot, i in enumerate(batch):
+                ids[slot, : len(rows[i])] = rows[i]
+                mask[slot, : len(rows[i])] = 1
+            try:
+                model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+            except _ReachedError as reached:
+                resid = reached.args[0]
+            else:
+                raise TrainingError(f"{type(model).__name__} never ran {hook_point}")
+            for slot, i in enumerate(batch):
+                found[i] = resid[slot, : len(rows[i])].clone()
+    return torch.cat(found)
+
+
+def _batches(
+    order: Sequence[int], rows: Sequence[Tensor], batch_tokens: int
+) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * len(rows[i]) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def harvest(
+    folder: StepFolder,
+    config: HarvestConfig,
+    hook_point: HookPoint,
+    files: Sequence[Path],
+    model: "PreTrainedModel",
+) -> dict[str, Any]:
+    """Return counts and the median norm after writing the activations of all rows.
+
+    Files `{part}_*.safetensors` hold `acts (tokens, d_model)` bf16, the
+    residual's `norms (tokens,)` fp32, `tokens (tokens,)` int32 and `lengths (rows,)` int32.
+    Sinks are stored too: what counts as one is known only when the median is.
+
+    Raises:
+        TrainingError: no row is long enough, or an activation is not finite.
+    """
+    parts = split_rows(files, config)
+    if not all(parts.values()):
+        counts = ", ".join(f"{part} {len(rows)}" for part, rows in parts.items())
+        raise TrainingError(
+            f"too little text: rows of at least {_MIN_ROW} tokens: {counts}; raise"
+            f" generate.tokens or docs.tokens"
+        )
+    total = sum(len(row) for rows in parts.values() for row in rows)
+    done = 0
+    norms: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+    with Progress("harvest", total, "tok") as bar:
+        for part, rows in parts.items():
+            for chunk, first in enumerate(range(0, len(rows), config.chunk_rows)):
+                some = rows[first : first + config.chunk_rows]
+                path = folder.path / f"{part}_{chunk:05d}.safetensors"
+                if not path.is_file():
+                    _write_chunk(
+                        path, some, residuals(model, hook_point, some, config.batch_tokens)
+                    )
+                norms[part].append(read_tensors(path)["norms"])
+                done += sum(len(row) for row in some)
+                bar.to(done)
+    joined = {part: torch.cat(some) for part, some in norms.items()}
+    median = float(joined["train"].median())
+    report: dict[str, Any] = {"median_norm": median, "guard": config.guard}
+    for part, some in joined.items():
+        report[f"{part}_rows"] = len(parts[part])
+        report[f"{part}_tokens"] = len(some)
+        report[f"{part}_sinks"] = int((some > config.guard * median).sum())
+    return report
+
+
+def _write_chunk(path: Path, rows: Sequence[Tensor], resid: Tensor) -> None:
+    norms = resid.float().norm(dim=-1)
+    if not torch.isfinite(norms).all():
+        raise TrainingError(f"{path.name}: the model gives activations that are not finite")
+    write_tensors(
+        path,
+        {
+            "acts": resid.to(torch.bfloat16),
+            "norms": norms,
+            "tokens": torch.cat(list(rows)).int(),
+            "lengths": torch.tensor([len(row) for row in rows], dtype=torch.int32),
+        },
+    )
+
+
+def read_activations(folder: Path, part: str, limit: float | None) -> Tensor:
+    """Return the stored activations of one part, `(tokens, d_model)` bf16.
+
+    Args:
+        folder: of the harvest step.
+        part: one of `PARTS`.
+        limit: tokens whose residual norm is above it are left out; None keeps all.
+    """
+    kept = []
+    for path in sorted(folder.glob(f"{part}_*.safetensors")):
+        stored = read_tensors(path)
+        acts = stored["acts"]
+        kept.append(acts if limit is None else acts[stored["norms"] <= limit])
+    return torch.cat(kept)
+
+
+def read_rows(folder: Path, part: str) -> list[Tensor]:
+    """Return the token rows of one part, each `(tokens,)` int64."""
+    rows: list[Tensor] = []
+    for path in sorted(folder.glob(f"{part}_*.safetensors")):
+        stored = read_tensors(path)
+        rows.extend(stored["tokens"].long().split(stored["lengths"].tolist()))
+    return rows
