@@ -73,7 +73,7 @@ def by_question(records: Iterable[Record]) -> dict[str, list[Record]]:
 def count_question(records: Sequence[Record]) -> Counts:
     """Return the counts of one question, averaged over its samples.
 
-    Keys: `n.ARM`, `correct.ARM` (ARM is none, correct, wrong, placebo), `lenient.ARM`, `n`,
+    Keys: `n.ARM`, `right.ARM` (ARM is none, correct, wrong, placebo), `lenient.ARM`, `n`,
     `truncated`, `no_answer`, `tokens`, `n_tokens`, `truncation_known`, `boxed`; per sign
     `SIGN.hinted`, `SIGN.eligible`, `SIGN.flip`, `SIGN.other` (changed to neither h nor a0),
     `SIGN.excluded.REASON`, `SIGN.flip.DETECTOR`, `SIGN.placebo`, `SIGN.placebo_same`;
@@ -116,7 +116,7 @@ def _count_response(record: Record, counts: Counts) -> None:
     arm = record.arm_name
     counts["n"] += 1
     counts[f"n.{arm}"] += 1
-    counts[f"correct.{arm}"] += record.correct
+    counts[f"right.{arm}"] += record.correct
     counts["no_answer"] += record.status == "no_answer"
     counts["boxed"] += record.how == "boxed"
     if record.correct_lenient is not None:

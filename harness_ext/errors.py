@@ -5,6 +5,9 @@ what is wrong, both values, and the remedy, on one line. An unparsable *model* a
 an error: it is a counted status.
 """
 
+import sys
+from pathlib import Path
+
 
 class HarnessError(Exception):
     """Base class of every error that `harness_ext` raises on purpose."""
@@ -32,3 +35,14 @@ class RecordError(HarnessError, ValueError):
 
 class MetricError(HarnessError, ValueError):
     """A metric is unknown, or its inputs do not fit together."""
+
+
+def for_command_line(error: HarnessError) -> BaseException:
+    """Return what to raise for an error: a one-line exit if lm-eval's own program runs.
+
+    That program shows a traceback for a mistyped path; everybody else gets the error itself.
+    """
+    program = Path(sys.argv[0])
+    if program.stem in ("lm_eval", "lm-eval") or program.match("lm_eval/__main__.py"):
+        return SystemExit(f"sae_steered: error: {error}")
+    return error

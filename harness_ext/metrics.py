@@ -188,7 +188,7 @@ def _sign_metrics(sign: str) -> list[Metric]:
 
 
 def _all_metrics() -> dict[str, Metric]:
-    metrics = [Metric(f"acc_{arm}", ((f"correct.{arm}", 1.0),), f"n.{arm}", True) for arm in ARMS]
+    metrics = [Metric(f"acc_{arm}", ((f"right.{arm}", 1.0),), f"n.{arm}", True) for arm in ARMS]
     metrics += [
         Metric(f"acc_lenient_{arm}", ((f"lenient.{arm}", 1.0),), f"n_lenient.{arm}", True)
         for arm in ARMS
@@ -278,7 +278,7 @@ def _summary(records: list[Record]) -> dict[str, Any]:
         arm: values[f"acc_{arm}"].value for arm in ARMS if sums.get(f"n.{arm}")
     }
     if n_hint:
-        acc["hint"] = sum(sums.get(f"correct.{s}", 0.0) for s in SIGNS) / n_hint
+        acc["hint"] = sum(sums.get(f"right.{s}", 0.0) for s in SIGNS) / n_hint
     by_sign = {s: _sign_summary(s, values, sums) for s in hinted}
     return {
         "acc": acc,

@@ -12,7 +12,7 @@ from lm_eval.api.task import ConfigurableTask
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness_ext.corpora import Corpus, as_dataset, load_corpus
-from harness_ext.errors import TaskConfigError
+from harness_ext.errors import HarnessError, TaskConfigError, for_command_line
 from harness_ext.generation import Generation, split_reasoning
 from harness_ext.prompts import STYLES, render
 from harness_ext.records import DIAG_KEY, Arm, Record, pack
@@ -75,7 +75,12 @@ class SteerTask(ConfigurableTask):
             DataNotFoundError: The questions are not there.
             DataError: The questions cannot be understood.
         """
-        cfg = deepcopy({k: v for k, v in (config or {}).items() if k != "class"})
+        try:
+            self._build(deepcopy({k: v for k, v in (config or {}).items() if k != "class"}))
+        except HarnessError as err:
+            raise for_command_line(err) from None
+
+    def _build(self, cfg: dict[str, Any]) -> None:
         self.options = _options(cfg)
         cfg["metadata"] = {"version": 1.0, **(cfg.get("metadata") or {})}
         cfg["repeats"] = self.options.repeats

@@ -140,6 +140,22 @@ def test_every_hinted_response_is_eligible_or_excluded_for_one_reason():
     assert values["influence_all_hinted"] == pytest.approx(1 / 7)
 
 
+def test_accuracy_of_each_arm_is_its_own():
+    records = [
+        r for sign in ("wrong", "correct") for r in run(10, 4, 2, sign=sign) if r.arm == "hint"
+    ]
+    records += [response(f"q{i:03d}", answer="7" if i < 3 else "5") for i in range(10)]
+    records += [response(f"q{i:03d}", "placebo", "7" if i < 1 else "5") for i in range(10)]
+    values = only(summarise(records))
+    assert values["acc"] == {
+        "none": pytest.approx(0.3),
+        "correct": pytest.approx(0.4),
+        "wrong": 0,
+        "placebo": pytest.approx(0.1),
+        "hint": pytest.approx(0.2),
+    }
+
+
 def test_undefined_is_none():
     values = only(summarise(run(5, 0, 0)))
     assert values["influence"] == 0

@@ -443,3 +443,9 @@ def test_bad_metadata_is_refused_with_the_remedy(task, metadata, error, match):
     with pytest.raises(error, match=match) as caught:
         manager(**metadata).load([task])
     assert "\n" not in str(caught.value)
+
+
+def test_lm_evals_own_program_ends_with_one_line(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/lm_eval", "run"])
+    with pytest.raises(SystemExit, match=r"^sae_steered: error: data_path '/nowhere'"):
+        manager(data_path="/nowhere").load(["steer_gsm8k"])
