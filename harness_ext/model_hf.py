@@ -1,10 +1,8 @@
 """`backend=hf`: lm-eval's Hugging Face model, steered, with a receipt."""
 
-import copy
 import importlib.metadata
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,32 +10,28 @@ import torch
 import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor
 from tqdm import tqdm
 
 from harness_ext.batching import generation_batch_size, scoring_batch_size
-from harness_ext.generation import Generation, split_reasoning
+from harness_ext.generation import Generation
+from harness_ext.hf_config import eos_ids, has_rotary_positions, load_config, model_facts
+from harness_ext.requests import Decoding, Job, make_jobs, parse_decoding, refuse_cached_repeats
+from harness_ext.responses import build_response
 from harness_ext.sampling import response_seed, sampling_processors
-from harness_ext.stopping import Delimiters, RowStopper, cut_at_stops
+from harness_ext.scored_rows import ScoredRows
+from harness_ext.stopping import Delimiters, RowStopper
 from interventions.backends.hf import HFSteering, measure_median_norms, token_facts
 from interventions.default_model import resolve_pretrained
 from interventions.errors import ModelMismatchError, SpecError
-from interventions.fingerprint import weights_digest
-from interventions.plan import ModelFacts, Plan, make_plan
+from interventions.fingerprint import digest, weights_digest
+from interventions.plan import Plan, make_plan
 from interventions.spec import InterventionSpec
-from interventions.spec_io import INLINE_KEYS, load_spec, spec_from_args
+from interventions.spec_io import load_spec, spec_from_args
 
 logger = logging.getLogger(__name__)
 
 _VERSIONS = ("sae-steered", "lm-eval", "torch", "transformers")
-_REFUSED = (
-    "num_beams",
-    "num_beam_groups",
-    "penalty_alpha",
-    "assistant_model",
-    "num_return_sequences",
-)
 
 
 # The decorator that registers HFLM hides its type from type checkers.
@@ -75,8 +69,10 @@ class SteeredHF(_HFLM):
             spec: file, JSON text, mapping or spec of the intervention; None steers nothing.
             edits: list of edits, with `sae_*` arguments as their defaults, instead of `spec`.
             seed: base of every response's sampling seed.
-            think_start_token, think_end_token: reasoning delimiters, as text; `</think>` if None.
-            enable_thinking, chat_template_args: passed to the chat template.
+            think_start_token: text that opens the reasoning.
+            think_end_token: text, or token id, that closes it; `</think>` if None.
+            enable_thinking: passed to the chat template.
+            chat_template_args: passed to the chat template.
             batch_size: rows at a time; `auto` fits them to memory.
             device: torch device; None is the GPU if there is one.
             **kwargs: `sae_*` arguments, and all that lm-eval's `hf` takes.
@@ -96,11 +92,11 @@ class SteeredHF(_HFLM):
         if isinstance(pretrained, str):
             resolved = resolve_pretrained(pretrained)
             pretrained, self._label = resolved.path, resolved.label
-            config = _load_config(pretrained, kwargs)
+            config = load_config(pretrained, kwargs)
         else:
             config = pretrained.config
             self._label = config.name_or_path or type(pretrained).__name__
-        plan = make_plan(wanted or InterventionSpec(name="none"), _facts(self._label, config))
+        plan = make_plan(wanted or InterventionSpec(name="none"), model_facts(self._label, config))
         if enable_thinking is not None:
             chat_template_args = {**(chat_template_args or {}), "enable_thinking": enable_thinking}
         super().__init__(
@@ -114,10 +110,11 @@ class SteeredHF(_HFLM):
             raise ModelMismatchError(f"{self._label} is not a decoder-only model; not supported")
         if isinstance(think_end_token, int) or str(think_end_token).isdigit():
             think_end_token = self.tokenizer.decode([int(str(think_end_token))])
-        self._delimiters = Delimiters(think_start_token, think_end_token or "</think>")
+        self._delimiters = Delimiters(think_start_token, str(think_end_token or "</think>"))
         self._seed = seed
         self._cache_hook_db: Any = None
-        self._scored: dict[tuple[int, ...], int | None] = {}
+        self._scored: ScoredRows | None = None
+        self._absolute_positions = not has_rotary_positions(self.model)
         self._identity = weights_digest(self.model)
         self._use(plan)
 
@@ -130,7 +127,7 @@ class SteeredHF(_HFLM):
         if spec is None:
             spec = InterventionSpec(name="none")
         checked = spec if isinstance(spec, InterventionSpec) else load_spec(spec)
-        self._use(make_plan(checked, _facts(self._label, self.config)))
+        self._use(make_plan(checked, model_facts(self._label, self.config)))
         self._separate_cache()
 
     @property
@@ -169,25 +166,28 @@ class SteeredHF(_HFLM):
                 steered is asked for.
             ReceiptError: a batch was not edited as its tokens demand.
         """
-        jobs = self._jobs(requests)
+        jobs = make_jobs(requests, self._encode_prompt, self.max_length, self._label)
+        if self._cache_hook_db is not None:
+            refuse_cached_repeats(jobs)
         results: list[str] = [""] * len(requests)
+        groups: dict[str, list[Job]] = {}
+        for job in jobs:
+            key = json.dumps(job.gen_kwargs, sort_keys=True, default=str)
+            groups.setdefault(key, []).append(job)
+        decodings = {key: self._decoding(group[0].gen_kwargs) for key, group in groups.items()}
         bar = tqdm(
             total=len(jobs),
             disable=disable_tqdm or self.rank != 0,
             desc=f"Generating [{self._plan.spec.name}]",
         )
-        groups: dict[str, list[_Job]] = {}
-        for job in jobs:
-            groups.setdefault(json.dumps(job.gen_kwargs, sort_keys=True, default=str), []).append(
-                job
-            )
         with self._steering:
-            for group in groups.values():
+            for key, group in groups.items():
                 group.sort(key=lambda job: (-len(job.ids), job.prompt))
                 while group:
-                    size = self._generation_batch(group)
+                    size = self._generation_batch(group, decodings[key])
                     batch, group = group[:size], group[size:]
-                    for job, response in zip(batch, self._generate_batch(batch), strict=True):
+                    responses = self._generate_batch(batch, decodings[key])
+                    for job, response in zip(batch, responses, strict=True):
                         results[job.index] = response
                         self.cache_hook.add_partial(
                             "generate_until", (job.prompt, job.gen_kwargs), response
@@ -197,76 +197,64 @@ class SteeredHF(_HFLM):
         self._steering.receipt.check_effect(self._plan)
         return results
 
-    def _jobs(self, requests: Sequence[Instance]) -> list["_Job"]:
-        repeats: Counter[int] = Counter()
-        jobs = []
-        for index, request in enumerate(requests):
-            prompt, gen_kwargs = request.args
-            repeat = repeats[id(request)]
-            repeats[id(request)] += 1
-            doc = request.doc if isinstance(request.doc, Mapping) else {}
-            ids = self._encode_prompt(prompt)
-            room = self.max_length - len(ids)
-            if room < 1:
-                raise SpecError(
-                    f"prompt of {len(ids)} tokens does not fit max_length {self.max_length} of"
-                    f" {self._label}; prompts are never truncated, raise max_length"
-                )
-            jobs.append(
-                _Job(index, prompt, gen_kwargs, ids, room, str(doc.get("qid", prompt)), repeat)
-            )
-        return jobs
-
     def _encode_prompt(self, prompt: str) -> list[int]:
-        # The batch encoder, so that one row gets exactly the tokens it gets in a batch.
+        # The batch encoder: lm-eval's rules for a prompt that begins with BOS, one row at a time.
         return self.tok_batch_encode([prompt])[0][0].tolist()
 
-    def _generation_batch(self, group: Sequence["_Job"]) -> int:
-        if self.batch_size != "auto":
-            return int(self.batch_size)
-        asked = normalize_gen_kwargs(group[0].gen_kwargs, self.max_gen_toks)["max_gen_toks"]
-        longest = min(len(group[0].ids) + asked, self.max_length)
-        return generation_batch_size(
-            self.config, self.model.dtype, self.device, longest, int(self.max_batch_size or 64)
+    def _decoding(self, gen_kwargs: Mapping[str, Any]) -> Decoding:
+        config = self.model.generation_config
+        assert config is not None
+        return parse_decoding(
+            gen_kwargs,
+            config,
+            max_gen_toks=self.max_gen_toks,
+            seed=self._seed,
+            eos_ids=eos_ids(config, self.tokenizer),
+            pad_id=self.tokenizer.pad_token_id,
         )
 
-    def _generate_batch(self, batch: Sequence["_Job"]) -> list[Generation]:
-        options = dict(normalize_gen_kwargs(batch[0].gen_kwargs, self.max_gen_toks))
-        for key in _REFUSED:
-            if options.get(key) not in (None, 1, 1.0):
-                raise SpecError(f"'{key}'={options[key]} is not supported: rows must stay in place")
-        until = _stop_list(options.pop("until", []))
-        budgets = [min(int(options["max_gen_toks"]), job.room) for job in batch]
-        del options["max_gen_toks"]
-        base_seed = int(options.pop("seed", None) or self._seed)
-        sampled = bool(options.pop("do_sample", False))
-        seeds = [response_seed(base_seed, job.seed_key, job.repeat) for job in batch]
-        config = copy.deepcopy(self.model.generation_config)
-        assert config is not None
-        sampling = {
-            key: options.pop(key, None) or getattr(config, key, None)
-            for key in ("temperature", "top_k", "top_p", "min_p")
-        }
-        sampling["temperature"] = sampling["temperature"] or 1.0
-        # The decode itself is always greedy; sampling happens in the last logits processor.
-        for key in ("temperature", "top_k", "top_p", "min_p", "max_length"):
-            setattr(config, key, None)
-        config.do_sample = False
-        config.max_new_tokens = max(budgets)
-        processors = (
-            sampling_processors(sampling, seeds, max(budgets), self.device) if sampled else None
+    def _generation_batch(self, group: Sequence[Job], decoding: Decoding) -> int:
+        length = len(group[0].ids) + group[0].budget(decoding.max_new_tokens)
+        if self.batch_size != "auto":
+            size = int(self.batch_size)
+        else:
+            most = int(self.max_batch_size or 64)
+            size = generation_batch_size(self.config, self.model.dtype, self.device, length, most)
+        if self._absolute_positions:
+            # A row that has ended is still fed, at growing positions, until the last one ends.
+            # Rotary positions may grow past the model's length there; a learned table may not.
+            room = group[0].room
+            while (
+                size > 1 and max(job.budget(decoding.max_new_tokens) for job in group[:size]) > room
+            ):
+                size -= 1
+        return size
+
+    def _generate_batch(self, batch: Sequence[Job], decoding: Decoding) -> list[Generation]:
+        budgets = [job.budget(decoding.max_new_tokens) for job in batch]
+        seeds = [response_seed(decoding.seed, job.seed_key, job.repeat) for job in batch]
+        decoding.config.max_new_tokens = max(budgets)
+        processors = None
+        if decoding.sampling is not None:
+            processors = sampling_processors(
+                dict(decoding.sampling), seeds, max(budgets), self.device
+            )
+        width = len(batch[0].ids)
+        pad = self.tokenizer.pad_token_id
+        left = [width - len(job.ids) for job in batch]
+        ids = torch.tensor(
+            [[pad] * n + list(job.ids) for n, job in zip(left, batch, strict=True)],
+            device=self.device,
         )
-        ids, mask = self.tok_batch_encode([job.prompt for job in batch])
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        width = ids.shape[1]
+        start = torch.tensor(left, device=self.device)
+        mask = (torch.arange(width, device=self.device) >= start.unsqueeze(1)).long()
         opened = [self._delimiters.left_open(job.prompt) for job in batch]
-        eos = _eos_ids(config, self.tokenizer)
-        self._steering.begin(width - mask.sum(dim=1), torch.full_like(mask[:, 0], width))
+        self._steering.begin(start, torch.full_like(start, width))
         stopper = RowStopper(
             self.tokenizer,
             prompt_width=width,
-            eos_ids=eos,
-            until=until,
+            eos_ids=decoding.config.eos_token_id or (),
+            until=decoding.until,
             delimiters=self._delimiters,
             opened=opened,
             budgets=budgets,
@@ -280,58 +268,25 @@ class SteeredHF(_HFLM):
             output = self.model.generate(  # pyright: ignore[reportCallIssue]
                 input_ids=ids,
                 attention_mask=mask,
-                generation_config=config,
-                eos_token_id=eos,
-                pad_token_id=self.tokenizer.pad_token_id,
+                generation_config=decoding.config,
                 stopping_criteria=transformers.StoppingCriteriaList([stopper]),
                 logits_processor=processors,
-                use_cache=True,
-                **options,
             )
         new = [row[: stopper.n_tokens[i]] for i, row in enumerate(output[:, width:].tolist())]
-        prompts = [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
-        self._steering.check(prompts, [row[:-1] for row in new])
+        self._steering.check([job.ids for job in batch], [row[:-1] for row in new])
         return [
-            self._response(row, until, opened[i], stopper, i, seeds[i] if sampled else None)
+            build_response(
+                self.tokenizer,
+                row,
+                until=decoding.until,
+                delimiters=self._delimiters,
+                opened=opened[i],
+                finish_reason=stopper.reasons[i],
+                seed=seeds[i] if decoding.sampling is not None else None,
+                intervention=self.intervention,
+            )
             for i, row in enumerate(new)
         ]
-
-    def _response(
-        self,
-        ids: list[int],
-        until: Sequence[str],
-        opened: bool,
-        stopper: RowStopper,
-        row: int,
-        seed: int | None,
-    ) -> Generation:
-        closing = self.tokenizer.encode(self._delimiters.end, add_special_tokens=False)
-        last = _rfind(ids, closing)
-        n_reasoning = last + len(closing) if last >= 0 else 0
-        if last >= 0 and self._delimiters.end in self.tokenizer.all_special_tokens:
-            # Decoding drops special tokens, and with them the border between the two parts.
-            text = (
-                self.tok_decode(ids[:last])
-                + self._delimiters.end
-                + self.tok_decode(ids[n_reasoning:])
-            )
-        else:
-            text = self.tok_decode(ids)
-        text = cut_at_stops(text, until, self._delimiters, opened)
-        opened = opened or self._delimiters.left_open(text)
-        reasoning, final = split_reasoning(text, think_end=self._delimiters.end, opened=opened)
-        if last < 0 and reasoning:
-            n_reasoning = len(ids) if not final else len(self.tok_encode(reasoning))
-        return Generation(
-            text,
-            n_tokens=len(ids),
-            n_reasoning_tokens=n_reasoning,
-            finish_reason=stopper.reasons[row],
-            seed=seed,
-            reasoning=reasoning,
-            final=final,
-            intervention=self.intervention,
-        )
 
     # -- scoring ------------------------------------------------------------------------------
 
@@ -341,23 +296,17 @@ class SteeredHF(_HFLM):
         """Return lm-eval's own scores, of the steered model.
 
         Positions: the context is the prompt, the continuation is what is generated.
+
+        Raises:
+            SpecError: a row does not fit the model; it is never truncated.
+            ReceiptError: a batch was not edited as its tokens demand.
         """
-        self._scored = {}
-        for _, context, continuation in requests:
-            if len(context) + len(continuation) > self.max_length + 1:
-                raise SpecError(
-                    f"context and continuation of {len(context) + len(continuation)} tokens do not"
-                    f" fit max_length {self.max_length}; they are never truncated"
-                )
-            key = tuple((context + continuation)[:-1])
-            known = self._scored.setdefault(key, len(context))
-            if known != len(context):
-                self._scored[key] = None
+        self._scored = ScoredRows(requests, self.max_length, self._label)
         try:
             with self._steering:
                 scores = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         finally:
-            self._scored = {}
+            self._scored = None
         self._steering.receipt.check_effect(self._plan)
         return scores
 
@@ -365,41 +314,30 @@ class SteeredHF(_HFLM):
         self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
         """Return the logits of right-padded rows, edited where they are real tokens."""
-        if not self._scored:
+        if self._scored is None:
             return super()._model_call(inps, attn_mask, labels)
-        bounds = [self._row_bounds(row) for row in inps.tolist()]
-        prompt_end = torch.tensor([end for end, _ in bounds], device=inps.device)
-        length = torch.tensor([length for _, length in bounds], device=inps.device)
-        self._steering.begin(torch.zeros_like(length), prompt_end, length)
+        rows, prompts, fed, ends = inps.tolist(), [], [], []
+        for row in rows:
+            context, length = self._scored.bounds(row)
+            if context is None:
+                self._refuse_unknown_context()
+                context = length
+            prompts.append(row[:context])
+            fed.append(row[context:length])
+            ends.append((context, length))
+        prompt_end, end = torch.tensor(ends, device=inps.device).T
+        self._steering.begin(torch.zeros_like(end), prompt_end, end)
         logits = super()._model_call(inps, attn_mask, labels)
-        rows = [row[:n] for row, (_, n) in zip(inps.tolist(), bounds, strict=True)]
-        ends = [end for end, _ in bounds]
-        self._steering.check(
-            [row[:end] for row, end in zip(rows, ends, strict=True)],
-            [row[end:] for row, end in zip(rows, ends, strict=True)],
-        )
+        self._steering.check(prompts, fed)
         return logits
 
-    def _row_bounds(self, row: list[int]) -> tuple[int, int]:
-        """Return `(prompt length, length)` of a row; lm-eval pads with 0 and passes no mask."""
-        length = len(row)
-        while tuple(row[:length]) not in self._scored:
-            if not length or row[length - 1] != 0:
-                raise SpecError("a row that nobody asked to score reached the model")
-            length -= 1
-        context = self._scored[tuple(row[:length])]
-        if context is None:
-            if any(
-                s.positions not in ("all", "thinking")
-                for x in self._plan.layers
-                for s in x.selectors
-            ):
-                raise SpecError(
-                    "two requests score the same tokens with different contexts; positions that"
-                    " depend on the prompt's length are ambiguous here, use `positions: all`"
-                )
-            context = length
-        return min(context, length), length
+    def _refuse_unknown_context(self) -> None:
+        selectors = (s for layer in self._plan.layers for s in layer.selectors)
+        if any(s.positions not in ("all", "thinking") for s in selectors):
+            raise SpecError(
+                "two requests score the same tokens with different contexts; positions that"
+                " depend on the prompt's length are ambiguous here, use `positions: all`"
+            )
 
     def _detect_batch_size(self, requests: Sequence[Any] | None = None, pos: int = 0) -> int:
         longest = self.max_length
@@ -420,7 +358,15 @@ class SteeredHF(_HFLM):
         database = getattr(self, "_cache_hook_db", None)
         if database is None:
             return
-        table = f"sae_steered_{self._identity}_{self.intervention}_{self._seed}"
+        # Whatever changes a response and is not in the request itself.
+        settings = [
+            self._identity,
+            self.intervention,
+            self._seed,
+            [self._delimiters.start, self._delimiters.end],
+            [self.max_length, self.max_gen_toks, self.add_bos_token],
+        ]
+        table = f"sae_steered_{digest(settings)}"
         database.conn.execute(
             f'CREATE TABLE IF NOT EXISTS "{table}" (key TEXT PRIMARY KEY, value BLOB)'
         )
@@ -445,63 +391,6 @@ class SteeredHF(_HFLM):
                 "versions": {name: _version(name) for name in _VERSIONS},
             },
         }
-
-
-class _Job:
-    """One response to make."""
-
-    def __init__(
-        self,
-        index: int,
-        prompt: str,
-        gen_kwargs: dict[str, Any],
-        ids: list[int],
-        room: int,
-        seed_key: str,
-        repeat: int,
-    ) -> None:
-        self.index, self.prompt, self.gen_kwargs, self.ids = index, prompt, gen_kwargs, ids
-        self.room, self.seed_key, self.repeat = room, seed_key, repeat
-
-
-def _load_config(path: str, kwargs: Mapping[str, Any]) -> Any:
-    try:
-        return transformers.AutoConfig.from_pretrained(
-            path,
-            revision=kwargs.get("revision") or "main",
-            trust_remote_code=bool(kwargs.get("trust_remote_code")),
-        )
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ModelMismatchError(
-            f"model '{path}' cannot be read: {first} Give a hub name that can be reached, a local"
-            f" folder, or 'default'"
-        ) from None
-
-
-def _facts(label: str, config: Any) -> ModelFacts:
-    text = config.get_text_config()
-    return ModelFacts(name=label, d_model=text.hidden_size, n_layers=text.num_hidden_layers)
-
-
-def _eos_ids(config: Any, tokenizer: Any) -> list[int]:
-    ids = config.eos_token_id
-    many = ids if isinstance(ids, list) else [ids]
-    return sorted({i for i in (*many, tokenizer.eos_token_id) if i is not None})
-
-
-def _stop_list(until: Any) -> list[str]:
-    if until is None:
-        return []
-    return [until] if isinstance(until, str) else [stop for stop in until if stop]
-
-
-def _rfind(ids: Sequence[int], part: Sequence[int]) -> int:
-    """Return the last index at which `part` starts in `ids`, or -1."""
-    for start in range(len(ids) - len(part), -1, -1):
-        if list(ids[start : start + len(part)]) == list(part):
-            return start
-    return -1
 
 
 def _version(name: str) -> str:

@@ -73,14 +73,14 @@ class RowStopper(StoppingCriteria):
         """
         self._tokenizer, self._width = tokenizer, prompt_width
         self._until, self._delimiters = [stop for stop in until if stop], delimiters
-        self._eos = torch.tensor(sorted(eos_ids))
+        self._eos = torch.tensor(sorted(eos_ids), dtype=torch.long)
         self._budgets = torch.tensor(budgets)
         self._on_finish = on_finish
         self._inside = list(opened)
         self._done = torch.zeros(len(opened), dtype=torch.bool)
-        # A stop string of n characters spans at most n tokens; the slack covers byte pieces.
-        longest = max((len(stop) for stop in (*self._until, delimiters.end)), default=0)
-        self._tail = longest + 4
+        # A text of n bytes spans at most n tokens; the slack covers a cut character before it.
+        watched = (*self._until, delimiters.start, delimiters.end)
+        self._tail = max(len(text.encode()) for text in watched) + 4
         self.n_tokens = [0] * len(opened)
         self.reasons: list[FinishReason] = ["length"] * len(opened)
 

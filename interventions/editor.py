@@ -56,16 +56,19 @@ class Editor:
         if resid.device != self._device:
             self._move(resid.device)
         x = resid.float()
+        # What is not touched keeps its bits in every dtype, float64 included.
+        edited = resid.to(torch.promote_types(resid.dtype, torch.float32))
         calm = None
         if self._limit is not None:
             calm = (torch.linalg.vector_norm(x, dim=-1) <= self._limit).unsqueeze(-1)
-        edited = x
         for group in self._groups:
             edited = group.apply(x, edited, masks, calm)
         return edited.to(resid.dtype)
 
     def take_counts(self) -> list[EditCounts]:
         """Return the counts of each edit since the last call, and start again from zero."""
+        if not self._groups:  # never called
+            return [EditCounts(0, 0, None) for _ in self._layer.selectors]
         return [counts for group in self._groups for counts in group.take_counts()]
 
     def _move(self, device: torch.device) -> None:

@@ -77,7 +77,7 @@ class Receipt:
         Raises:
             ReceiptError: the batch edited another number of tokens than it had to.
         """
-        seen = [count.selected for count in counts] or [0] * len(expected)
+        seen = [count.selected for count in counts]
         if seen != expected:
             raise ReceiptError(
                 f"the hooks edited {seen} tokens (by edit) where prompts and outputs of {rows} rows"

@@ -36,10 +36,11 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     config: Any = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         raise HookPointError(f"{type(model).__name__} is an encoder-decoder; not supported")
-    base = model.get_base_model() if hasattr(model, "peft_config") else model  # pyright: ignore
+    unwrap = getattr(model, "get_base_model", None)  # of PEFT
+    base: nn.Module = model if unwrap is None else unwrap()
     for path in _LAYER_PATHS:
         try:
-            layers = base.get_submodule(path)  # pyright: ignore[reportAttributeAccessIssue]
+            layers = base.get_submodule(path)
         except AttributeError:
             continue
         if isinstance(layers, nn.ModuleList):
@@ -47,6 +48,10 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     raise HookPointError(
         f"no decoder layers found in {type(model).__name__}; looked at " + ", ".join(_LAYER_PATHS)
     )
+
+
+def _input_embeddings(model: Any) -> nn.Module:
+    return model.get_input_embeddings()
 
 
 def token_facts(tokenizer: Any, spec: InterventionSpec, *, needs_thinking: bool) -> TokenFacts:
@@ -65,7 +70,7 @@ def token_facts(tokenizer: Any, spec: InterventionSpec, *, needs_thinking: bool)
         if len(encoded) != 1:
             raise SpecError(
                 f"positions 'thinking': `{key}` '{text}' is {len(encoded)} tokens of this"
-                f" tokenizer, not 1; set `{key}` to the model's own delimiter, or use another position"
+                f" tokenizer, not 1; set `{key}` to the model's own, or use another position"
             )
         ids.append(encoded[0])
     return TokenFacts(bos=bos, think_start=ids[0], think_end=ids[1])
@@ -105,7 +110,9 @@ class HFSteering:
     def __enter__(self) -> Self:
         if not self._editors:
             return self
-        hook = self._model.register_forward_pre_hook(self._before_model, with_kwargs=True)
+        # The embedding sees the ids of every forward pass, whichever wrapper was called: PEFT
+        # calls one module to generate and another to score, and neither passes through both.
+        hook = _input_embeddings(self._model).register_forward_pre_hook(self._before_model)
         self._handles.append(hook)
         for editor in self._editors:
             self._handles.append(_attach(self._layers, editor.hook_point, self._edit(editor)))
@@ -169,10 +176,10 @@ class HFSteering:
         self._rows = None
         self.receipt.add(counts, expected, len(pairs))
 
-    def _before_model(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def _before_model(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if self._rows is None:
             return
-        ids: Tensor = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        ids = args[0]
         thinking = None
         if self._plan.needs_thinking:
             start, end = self._tokens.think_start, self._tokens.think_end

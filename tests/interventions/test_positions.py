@@ -1,5 +1,6 @@
 """Masks, chunk by chunk, against the pure-python count of the receipt and a naive oracle."""
 
+import itertools
 import random
 
 import pytest
@@ -15,7 +16,7 @@ POSITIONS = ("all", "prompt", "generated", "thinking", "last_prompt")
 
 def chunks_of(width: int, rng: random.Random) -> list[tuple[int, int]]:
     cuts = sorted({0, width, *(rng.randrange(width + 1) for _ in range(rng.randrange(6)))})
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))
 
 
 def masks_of(ids, rows, selector, cuts):
