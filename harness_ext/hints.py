@@ -244,7 +244,9 @@ def wrong_number(
 
 def _digit_range(units: int) -> tuple[int, int]:
     digits = len(str(units))
-    return (0 if digits == 1 else 10 ** (digits - 1), 10**digits - 1)
+    # Nobody answers 0 to "how many are left", so 0 is offered only in place of 0.
+    lowest = 10 ** (digits - 1) if units else 0
+    return lowest, 10**digits - 1
 
 
 def _sampled(window: range, qid: str, tid: str, seed: int) -> Sequence[int]:
