@@ -13,6 +13,8 @@ from typing import Literal
 How = Literal["boxed", "stated", "last_number", "none"]
 Kind = Literal["number", "math", "choice"]
 
+MAX_NUMBER_CHARS = 100  # with its units; what is longer is no plain number
+
 _NUMBER = r"[-\u2212+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-\u2212+]?\.\d+"
 _NUMBER_RE = re.compile(rf"(?<![\w.])(?:\\?\$\s*)?({_NUMBER})(?!\d)")
 _BOX_RE = re.compile(r"\\(?:boxed|fbox)\s*(\{)?")
@@ -43,37 +45,31 @@ def last_boxed(text: str) -> str | None:
     An unclosed box (a response that ran out of tokens) is passed over for an earlier one; a box
     in a box gives the inner text of the outer one; `\boxed 7` gives `7`.
     """
-    for match in reversed(list(_BOX_RE.finditer(text))):
+    closing = _closing_braces(text)
+    found, outer_end = None, -1
+    for match in _BOX_RE.finditer(text):
+        if match.start() < outer_end:
+            continue  # inside a box that has been taken whole
         if match.group(1) is None:
-            bare = re.match(r"\s*(\S+?)(?=[\s$.,]|$)", text[match.end() :])
-            if bare:
-                return bare.group(1)
+            bare = re.compile(r"\s*(\S+?)(?=[\s$.,]|$)").match(text, match.end())
+            found = bare.group(1) if bare else found
             continue
-        end = _closing_brace(text, match.end())
-        if end is None or _inside_earlier_box(text, match.start(), end):
-            continue
-        return text[match.end() : end].strip()
-    return None
+        end = closing.get(match.end() - 1)
+        if end is not None:
+            found, outer_end = text[match.end() : end].strip(), end
+    return found
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    depth = 1
-    for i in range(start, len(text)):
-        if text[i] in "{}" and (i == 0 or text[i - 1] != "\\"):
-            depth += 1 if text[i] == "{" else -1
-            if depth == 0:
-                return i
-    return None
-
-
-def _inside_earlier_box(text: str, start: int, end: int) -> bool:
-    for match in _BOX_RE.finditer(text, 0, start):
-        if match.group(1) is None:
-            continue
-        outer_end = _closing_brace(text, match.end())
-        if outer_end is not None and outer_end > end:
-            return True
-    return False
+def _closing_braces(text: str) -> dict[int, int]:
+    """Return the place of the closing brace of every balanced opening one, in one pass."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if match.group() == "{":
+            opened.append(match.start())
+        elif match.group() == "}" and opened:
+            closing[opened.pop()] = match.start()
+    return closing
 
 
 def stated_answer(text: str) -> str | None:
@@ -99,6 +95,8 @@ def parse_number(text: str) -> Fraction | None:
     `10\%` is 10), LaTeX spacing, `\text{ units}`, one trailing word of units, leading zeros and
     a trailing dot are allowed. `1/2` and `\frac{1}{2}` are numbers; an equation is not.
     """
+    if len(text) > MAX_NUMBER_CHARS:
+        return None
     s = text.strip().strip("`*").strip()
     s = re.sub(r"^\\?[(\[]\s*|\s*\\[)\]]$", "", s) if s.startswith(("\\(", "\\[")) else s
     s = _UNIT_RE.sub("", s)
@@ -113,7 +111,7 @@ def parse_number(text: str) -> Fraction | None:
         sign, top, bottom = frac.groups()
         return None if int(bottom) == 0 else Fraction(int(f"{sign}{top}"), int(bottom))
     simple = _SIMPLE_RE.match(s)
-    if not simple or len(s) > 60:
+    if not simple:
         return None
     top, bottom = simple.groups()
     if bottom is not None and int(bottom) == 0:

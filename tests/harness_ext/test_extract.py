@@ -21,6 +21,9 @@ from harness_ext.extract import (
         (r"\boxed{ \text{B} }", r"\text{B}"),
         (r"\boxed{\boxed{7}}", r"\boxed{7}"),
         (r"\boxed 7", "7"),
+        (r"\boxed{5\}", None),
+        (r"\boxed{a {b} \} c}", r"a {b} \} c"),
+        (r"{\boxed{3}", "3"),
         (r"\fbox{9}", "9"),
         (r"first \boxed{3}, then \boxed{4 and so", "3"),
         (r"\boxed{\left\{1, 2\right\}}", r"\left\{1, 2\right\}"),
@@ -85,7 +88,7 @@ def test_the_stated_answer(text, expected):
         ("twelve", None),
         ("", None),
         ("1 2", None),
-        ("9" * 80, None),
+        ("9" * 101, None),
     ],
 )
 def test_a_text_that_is_one_number(text, expected):
@@ -148,3 +151,9 @@ def test_what_a_response_gives_as_its_answer(text, kind, value, how):
 def test_last_number_keeps_separators_and_ignores_word_digits():
     assert last_number("first 3, then 1,250.") == "1,250"
     assert last_number("x2 v1.5b") is None
+
+
+def test_a_response_that_repeats_an_open_box_for_ever_is_read_in_one_pass():
+    assert last_boxed(r"\boxed{7} " + r"\boxed{" * 50_000) == "7"
+    assert last_boxed(r"\boxed{7} " * 50_000) == "7"
+    assert extract("answer " * 50_000, kind="number").value is None
