@@ -14,6 +14,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from interventions.errors import SpecError
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+_ONE_ROW = ("num_beams", "num_beam_groups", "num_return_sequences", "penalty_alpha")
 _OTHER_SAMPLING = ("typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 
 
@@ -153,14 +154,18 @@ def parse_decoding(
     for key in _SAMPLING:
         options.pop(key, None)
         setattr(config, key, None)
-    unknown = config.update(**options)
+    for key in _ONE_ROW:
+        if options.pop(key, None) not in (None, 1, 0):
+            raise SpecError(f"'{key}'={gen_kwargs[key]} is not supported: rows must stay in place")
+    try:
+        unknown = config.update(**options)
+    except ValueError as error:
+        raise SpecError(f"generation arguments: {' '.join(str(error).split())}") from None
     if unknown:
         name = next(iter(unknown))
         raise SpecError(f"unknown generation argument '{name}'={unknown[name]!r}; remove it")
-    for key, value in (("num_beams", 1), ("num_return_sequences", 1)):
-        if options.get(key) not in (None, value):
-            raise SpecError(f"'{key}'={options[key]} is not supported: rows must stay in place")
-        setattr(config, key, value)
+    config.num_beams = config.num_return_sequences = 1
+    config.penalty_alpha = 0.0
     config.do_sample = False
     config.max_length = None
     config.max_new_tokens = budget
