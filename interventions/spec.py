@@ -8,7 +8,15 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from interventions.errors import SpecError
 from interventions.hook_points import parse_hook_point
@@ -24,8 +32,19 @@ GATED_OPS: frozenset[str] = frozenset({"clamp", "ablate", "scale"})
 DEFAULT_NORM_GUARD = 10.0
 
 
+_SWITCHES = frozenset({"default", "skip_bos", "check_model"})
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take `value: true` for 1.
+        if isinstance(value, bool) and info.field_name not in _SWITCHES:
+            raise ValueError("is no switch; give a value, or null for none")
+        return value
 
 
 class SAERef(_Strict):
@@ -127,7 +146,8 @@ class EditSpec(_Strict):
                 raise ValueError("`scale` has no unit; remove `unit`")
             return self
         if len(given) != 1:
-            raise ValueError(f"`{self.op}` needs either `value` or `strength` (got {given or 0})")
+            got = "both" if given else "neither"
+            raise ValueError(f"`{self.op}` needs either `value` or `strength` (got {got})")
         if self.max_act is not None and self.strength is None:
             raise ValueError("`max_act` goes with `strength`; remove it or use `strength`")
         if self.strength is not None and self.unit != "sae":

@@ -7,8 +7,11 @@ argument names of the AIRI fork of lm-eval (`sae_release`, `sae_id`, `sae_featur
 
 import csv
 import hashlib
+import io
 import json
 import math
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +67,7 @@ def load_spec(source: str | Path | Mapping[str, Any]) -> InterventionSpec:
         return parse_spec(_from_csv(path), source=text)
     if path.suffix in (".pt", ".pth"):
         return parse_spec(_from_pt(path), source=text)
-    content = path.read_text(encoding="utf-8")
+    content = _text(path)
     data = _json(content, text) if path.suffix == ".json" else _yaml(content, text)
     if not isinstance(data, Mapping):
         raise SpecError(f"{text}: a spec is a mapping of keys, not {type(data).__name__}")
@@ -105,7 +108,7 @@ def spec_from_args(args: Mapping[str, Any]) -> InterventionSpec | None:
     # No source named: the embedded SAE, as `pretrained` without a value is the embedded model.
     data["sae"] = sae or "default"
     if edits is not None:
-        data["edits"] = json.loads(edits) if isinstance(edits, str) else edits
+        data["edits"] = _json(edits, "model_args `edits`") if isinstance(edits, str) else edits
     elif "sae_intervention_path" in inline:
         data["edits"] = _airi_edits(Path(str(inline["sae_intervention_path"])))
     else:
@@ -154,32 +157,32 @@ def _from_csv(path: Path) -> dict[str, Any]:
     Source: lm_eval/models/hf_steered.py `derive_steer_config`.
     """
     edits = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.DictReader(file), 1):
-            where = f"{path} row {number}"
-            if (row.get("head_index") or "").strip():
-                raise SpecError(f"{where}: head_index is not supported; edits are on the residual")
-            try:
-                coefficient, feature = float(row["steering_coefficient"]), int(row["feature_index"])
-                source, loader = row["sparse_model"], row.get("loader") or "sparsify"
-            except (KeyError, TypeError, ValueError) as error:
-                raise SpecError(
-                    f"{where}: {error!r}; columns are those of lm-eval's steered"
-                ) from None
-            if not math.isfinite(coefficient):
-                raise SpecError(f"{where}: steering_coefficient must be finite, not {coefficient}")
-            hook_point = (row.get("hookpoint") or "").strip() or None
-            op = _steered_action(row.get("action") or "add", where)
-            edits.append(
-                {
-                    "op": op,
-                    "origin": "b_dec" if op == "project" else "zero",
-                    "feature": feature,
-                    "value": coefficient,
-                    "hook_point": hook_point,
-                    "sae": _csv_sae(loader, source, row.get("sae_id") or None, hook_point, where),
-                }
-            )
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
+    for number, row in enumerate(rows, 1):
+        where = f"{path} row {number}"
+        if (row.get("head_index") or "").strip():
+            raise SpecError(f"{where}: head_index is not supported; edits are on the residual")
+        try:
+            coefficient, feature = float(row["steering_coefficient"]), int(row["feature_index"])
+            source, loader = row["sparse_model"], row.get("loader") or "sparsify"
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpecError(f"{where}: {error!r}; columns are those of lm-eval's steered") from None
+        if not math.isfinite(coefficient):
+            raise SpecError(f"{where}: steering_coefficient must be finite, not {coefficient}")
+        hook_point = (row.get("hookpoint") or "").strip() or None
+        op = _steered_action(row.get("action") or "add", where)
+        edits.append(
+            {
+                "op": op,
+                "origin": "b_dec" if op == "project" else "zero",
+                "feature": feature,
+                "value": coefficient,
+                "hook_point": hook_point,
+                "sae": _csv_sae(loader, source, row.get("sae_id") or None, hook_point, where),
+            }
+        )
+    if not edits:
+        raise SpecError(f"{path}: no row below the header, so nothing to steer; add one")
     # `steered` edits every position and knows no guard.
     return {"name": path.stem, "edits": edits, "norm_guard": None}
 
@@ -207,20 +210,27 @@ def _from_pt(path: Path) -> dict[str, Any]:
         where = f"{path} '{hook_point}'"
         try:
             vector, action = info["steering_vector"], info["action"]
-        except (KeyError, TypeError) as error:
-            raise SpecError(f"{where}: {error!r} is missing; see lm-eval's steered model") from None
-        if info.get("head_index") is not None:
+            head, bias = info.get("head_index"), info.get("bias")
+            vector = vector.detach().float().flatten().contiguous()
+            value = float(info.get("steering_coefficient", 1.0))
+            bias = None if bias is None else bias.detach().float().flatten()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SpecError(f"{where}: {error!r}; see lm-eval's steered model") from None
+        if head is not None:
             raise SpecError(f"{where}: head_index is not supported; edits are on the residual")
         op = _steered_action(action, where)
-        vector = vector.detach().float().flatten().contiguous()
-        value = float(info.get("steering_coefficient", 1.0))
-        if info.get("bias") is not None:
+        length = float(vector.norm())
+        if not 0 < length < math.inf:
+            raise SpecError(f"{where}: steering_vector has length {length}; it must be positive")
+        if bias is not None:
             if op != "project":
                 raise SpecError(f"{where}: a bias goes with clamp, not with {action}")
-            value += float(info["bias"].float() @ (vector / vector.norm()))
-        content = save({"direction": vector})
-        target = cache_dir("vectors") / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
-        target.write_bytes(content)
+            if bias.shape != vector.shape:
+                raise SpecError(
+                    f"{where}: bias has {bias.numel()} values, steering_vector {vector.numel()}"
+                )
+            value += float(bias @ vector) / length
+        target = _keep_vector(save({"direction": vector}))
         edits.append(
             {
                 "op": op,
@@ -229,7 +239,19 @@ def _from_pt(path: Path) -> dict[str, Any]:
                 "sae": {"path": str(target)},
             }
         )
+    if not edits:
+        raise SpecError(f"{path}: an empty dictionary, so nothing to steer; see lm-eval's steered")
     return {"name": path.stem, "edits": edits, "norm_guard": None}
+
+
+def _keep_vector(content: bytes) -> Path:
+    """Return the file in the cache that holds `content`; several processes may write it."""
+    target = cache_dir("vectors") / f"{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+    handle, temporary = tempfile.mkstemp(dir=target.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    os.replace(temporary, target)
+    return target
 
 
 def _steered_action(action: str, where: str) -> str:
@@ -254,6 +276,13 @@ def _torch_dict(path: Path) -> dict[Any, Any]:
     if not isinstance(data, dict):
         raise SpecError(f"{path}: holds a {type(data).__name__}, not a dictionary")
     return data
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
 def _json(text: str, source: str) -> Any:
