@@ -6,6 +6,7 @@ the model is there; `Plan.with_median_norms` adds it.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,6 +219,8 @@ def same_model(trained_on: str | None, name: str) -> bool:
     """
 
     def key(text: str) -> str:
+        # `default` is labelled "SmolLM2-135M-Instruct/Q4_1 (wheel, hash)".
+        text = re.sub(r"/[^/]* \(.*\)$", "", text)
         return "".join(c for c in text.rstrip("/").rsplit("/", 1)[-1].lower() if c.isalnum())
 
     if not trained_on or Path(name).exists():
