@@ -19,6 +19,8 @@ def text(log: dict[str, Any]) -> str:
     harvest, trained, found = steps["harvest"], steps["train"], steps["evaluate"]
     guarded, bare = found["guarded"], found["unguarded"]
     trainer = config["trainer"]
+    at_sink = found["features_at_a_sink"]
+    sinks = "No sink was held out" if at_sink is None else f"At a sink {at_sink:.0f} are active"
     sources = "\n".join(
         f"| {s['package']} {s['version']} | {s['licence']} | {s['documents']} | {s['tokens']} |"
         for s in steps["docs"].get("sources", [])
@@ -54,7 +56,7 @@ of length a. `W_enc` and `W_dec` are stored in bf16 and computed in fp32.
 | loss recovered, against the mean | {guarded["recovered_mean"]:.4f} \
 | {bare["recovered_mean"]:.4f} |
 
-At a sink {found["features_at_a_sink"]:.0f} features are active. Stored in bf16 instead of fp32:
+{sinks}. Stored in bf16 instead of fp32:
 FVU {found["bf16"]["fvu_difference"]:+.5f}, {found["bf16"]["flips"]:.3%} of activations flip.
 The weights file has {found["file_bytes"]} bytes. On the training text
 {steps["stats"]["never_fired"]} features never fired.

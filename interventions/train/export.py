@@ -13,6 +13,7 @@ from interventions.train.files import write_tensors, write_text
 from interventions.train.trainer import Dictionary
 
 _CHUNK = 2048
+_FORMAT = "6.0.0"  # of the config: without it sae_lens reads the file as version 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,12 @@ def save_saelens(
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"hook_name": str(hook_point), "prepend_bos": False, **metadata},
+        "metadata": {
+            "sae_lens_version": _FORMAT,
+            "hook_name": str(hook_point),
+            "prepend_bos": False,
+            **metadata,
+        },
     }
     write_text(folder / "cfg.json", json.dumps(config, indent=2) + "\n")
     path = folder / "sae_weights.safetensors"

@@ -220,10 +220,11 @@ def measure(this: Run, sae_folder: Path, exact_folder: Path | None = None) -> di
         rows.append(row)
         count += len(row)
     sinks = held[norms > limit].float()[:200]
+    at_sink = float((sae.encode(sinks) > 0).sum(-1).float().mean()) if len(sinks) else None
     report: dict[str, Any] = {
         "guarded": reconstruction_and_loss(this, sae, resid, rows, limit),
         "unguarded": reconstruction_and_loss(this, sae, raw, rows, None),
-        "features_at_a_sink": float((sae.encode(sinks) > 0).sum(-1).float().mean()),
+        "features_at_a_sink": at_sink,
         "loss_tokens": count,
         "file_bytes": (sae_folder / "sae_weights.safetensors").stat().st_size,
     }

@@ -6,6 +6,7 @@ threshold comes from the first rows of the batch, because a top-k over 5 million
 much as a matrix product; the bias starts at the data's mean, without which most features die.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,21 @@ class Trainer:
         return config.lr * min(warm, left, 1.0)
 
     def train_step(self, x: Tensor) -> None:
-        """Change the weights by one step on a scaled batch `(batch, d_model)`."""
+        """Change the weights by one step on a scaled batch `(batch, d_model)`.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        self._update(self.gradients(x))
+        self.step += 1
+        if not all(map(math.isfinite, self.figures.values())):
+            raise TrainingError(f"step {self.step}: the loss is not finite; lower trainer.lr")
+
+    def gradients(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the gradient of the loss for each weight; counts silent features, sets figures.
+
+        The loss is the squared error of a row, averaged over the batch, plus the auxiliary one.
+        """
         config, w = self.config, self.weights
         gemm = torch.bfloat16 if config.gemm == "bfloat16" else torch.float32
         rows = len(x)
@@ -159,21 +174,16 @@ class Trainer:
             "W_dec": (acts_low.T @ low).float(),
         }
         grads["b_dec"] = grad_out.sum(0) - w.W_enc @ grads["b_enc"]
-        fired = (acts > 0).any(0)
         dead = self.silent >= config.dead_after_steps
         if dead.any():
             self._add_auxiliary(grads, centred, pre, error, dead)
-        self.silent = torch.where(fired, 0, self.silent + 1).int()
-        self._update(grads)
-        self.step += 1
-        variance = (x - x.mean(0)).pow(2).sum()
+        self.silent = torch.where((acts > 0).any(0), 0, self.silent + 1).int()
         self.figures = {
-            "fvu": float(error.pow(2).sum() / variance),
+            "fvu": float(error.pow(2).sum() / (x - x.mean(0)).pow(2).sum()),
             "l0": float((acts > 0).sum() / rows),
             "dead": float(dead.float().mean()),
         }
-        if not all(map(_finite, self.figures.values())):
-            raise TrainingError(f"step {self.step}: the loss is not finite; lower trainer.lr")
+        return grads
 
     def _add_auxiliary(
         self,
@@ -229,10 +239,6 @@ def _batch_threshold(pre: Tensor, config: TrainerConfig) -> Tensor:
     # Never below 0: a negative pre-activation is no activation.
     rows = min(len(pre), config.threshold_rows)
     return some.topk(rows * config.k + 1, sorted=True).values[-1].clamp(min=0.0)
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
 
 
 def train(folder: StepFolder, acts: Tensor, config: TrainerConfig, seed: int) -> dict[str, Any]:
