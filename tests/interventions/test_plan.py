@@ -144,7 +144,7 @@ def test_the_weights_and_the_config_of_the_model_change_the_fingerprint(sae):
     assert len(prints) == 1 + len(others)
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "1", "31337"])
+@pytest.mark.parametrize("hash_seed", ["0", "31337"])
 def test_the_fingerprint_is_the_same_in_every_process(sae, hash_seed, repo_root):
     code = (
         "import json, sys\n"
