@@ -20,7 +20,11 @@ def text(log: dict[str, Any]) -> str:
     guarded, bare = found["guarded"], found["unguarded"]
     trainer = config["trainer"]
     at_sink = found["features_at_a_sink"]
-    sinks = "No sink was held out" if at_sink is None else f"At a sink {at_sink:.0f} are active"
+    sinks = (
+        "No sink was held out"
+        if at_sink is None
+        else f"At a sink {at_sink:.0f} features are active"
+    )
     sources = "\n".join(
         f"| {s['package']} {s['version']} | {s['licence']} | {s['documents']} | {s['tokens']} |"
         for s in steps["docs"].get("sources", [])
@@ -77,7 +81,8 @@ one to set the threshold. Trained on {harvest["train_tokens"]} tokens,
 
 ## Time
 
-Seconds on {config["threads"]} threads; `resumed` marks a step whose earlier part is not counted.
+Seconds on {config["threads"]} threads; a resumed step counts its earlier
+attempts only where they ended by themselves.
 
 | step | seconds | resumed |
 | --- | --- | --- |

@@ -41,6 +41,16 @@ class StepFolder:
         path = self.path / "done.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
+    @property
+    def spent(self) -> float:
+        """Seconds of the attempts before this one, but for those that were killed outright."""
+        path = self.path / "spent.txt"
+        return float(path.read_text()) if path.is_file() else 0.0
+
+    def spend(self, seconds: float) -> None:
+        """Remember how many seconds the step has taken so far."""
+        write_text(self.path / "spent.txt", f"{seconds:.3f}\n")
+
     def finish(self, report: Mapping[str, Any]) -> dict[str, Any]:
         """Return `report` after writing it; from now on the step is skipped."""
         write_text(self.path / "done.json", json.dumps(report, indent=2) + "\n")

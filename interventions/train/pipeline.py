@@ -115,9 +115,12 @@ def _step(
         return done
     resumed = len(list(folder.path.iterdir())) > 1
     start = time.monotonic()
-    report = action(this, folder, reports)
-    report |= {"wall_s": round(time.monotonic() - start, 1), "resumed": resumed}
-    return folder.finish(report)
+    spent = folder.spent
+    try:
+        report = action(this, folder, reports)
+    finally:
+        folder.spend(spent + time.monotonic() - start)
+    return folder.finish(report | {"wall_s": round(folder.spent, 1), "resumed": resumed})
 
 
 def _generate(this: Run, folder: StepFolder, _: dict[str, Any]) -> dict[str, Any]:

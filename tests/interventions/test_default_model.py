@@ -126,7 +126,9 @@ def test_the_wheel_gives_the_chat_model_of_the_hub(tmp_path, monkeypatch):
         return_tensors="pt",
         return_dict=True,
     )
-    assert tokenizer.decode(chat["input_ids"][0]).startswith("<|im_start|>system\nYou are a helpful")
+    assert tokenizer.decode(chat["input_ids"][0]).startswith(
+        "<|im_start|>system\nYou are a helpful"
+    )
     model = AutoModelForCausalLM.from_pretrained(first.path)
     assert model.dtype == torch.bfloat16
     assert model.generation_config.eos_token_id == 2

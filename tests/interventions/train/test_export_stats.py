@@ -83,7 +83,9 @@ def test_stats_equal_their_definition(weights, resid):
         assert found["density"][feature].item() == pytest.approx(len(values) / 3000)
         if len(values):
             assert found["max_act"][feature] == values.max()
-            assert found["mean_act"][feature].item() == pytest.approx(values.mean().item(), rel=1e-4)
+            assert found["mean_act"][feature].item() == pytest.approx(
+                values.mean().item(), rel=1e-4
+            )
             rank = round((len(values) - 1) * 0.999)
             assert found["p999"][feature] == values.sort().values[rank]
     assert [found[name][7].item() for name in ("count", "max_act", "mean_act", "p999")] == [0] * 4

@@ -98,7 +98,10 @@ def test_module_text_holds_docstrings_and_signatures_and_no_code(tmp_path):
         'def _hidden():\n    """Not shown."""\n\nclass Box:\n    """A box."""\n'
     )
     text = module_text(path, "m")
-    assert text == "m\n\nAbout m.\n\n\narea(width, height=2)\n\nReturn the area.\n\n\nclass Box\n\nA box."
+    assert (
+        text
+        == "m\n\nAbout m.\n\n\narea(width, height=2)\n\nReturn the area.\n\n\nclass Box\n\nA box."
+    )
     path.write_text("def broken(:\n")
     assert module_text(path, "m") == ""
 
