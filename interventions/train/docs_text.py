@@ -58,7 +58,7 @@ def find_package(name: str) -> Package:
             f" it out of the config"
         )
     distribution = importlib.metadata.packages_distributions().get(name, [name])[0]
-    meta = importlib.metadata.metadata(distribution)
+    meta: Any = importlib.metadata.metadata(distribution)
     licence = meta.get("License-Expression") or _classified(meta) or meta.get("License") or "?"
     root = Path(next(iter(spec.submodule_search_locations)))
     return Package(name, root, meta["Version"], licence.splitlines()[0][:80])

@@ -61,8 +61,8 @@ def write_generated(
 
 
 def _stop_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    stop = tokenizer.eos_token_id
-    return int(stop if not isinstance(stop, list) else stop[0])
+    stop: Any = tokenizer.eos_token_id
+    return int(stop[0] if isinstance(stop, list) else stop)
 
 
 def write_documents(

@@ -56,11 +56,13 @@ class Run:
 
     def model(self) -> "PreTrainedModel":
         """Return the model, in the dtype that it is stored in."""
-        if self._model is None:
+        model = self._model
+        if model is None:
             from transformers import AutoModelForCausalLM
 
-            self._model = _loaded(AutoModelForCausalLM, self.resolved.path, dtype="auto").eval()
-        return self._model
+            model = _loaded(AutoModelForCausalLM, self.resolved.path, dtype="auto").eval()
+            self._model = model
+        return model
 
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """Return the model's tokenizer."""

@@ -5,7 +5,7 @@ give the same prompts, and the first n prompts do not depend on how many are ask
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 _TOPICS = """
@@ -123,7 +123,7 @@ _SUMS = (
     "pages take? Let's think step by step.|Put these in order: {i}, {j}, {big}, {k}, {q}."
 )
 # Of a thousand prompts, how many come from each family, and its templates.
-_FAMILIES: tuple[tuple[str, int, list[str]], ...] = (
+_FAMILIES: tuple[tuple[str, int, Sequence[str]], ...] = (
     ("explain", 230, _EXPLAIN.split("|")),
     ("list", 130, _LISTS.split("|")),
     ("story", 150, _STORIES.split("|")),

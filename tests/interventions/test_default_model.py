@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_a_cached_model_needs_no_wheel(no_wheel):
     (folder / "model.safetensors").write_bytes(b"x")
     found = resolve_pretrained()
     assert (found.path, found.source) == (str(folder), "cache")
-    assert HUB_ID != found.label
+    assert found.label != HUB_ID
     assert GGUF_SHA256[:12] in found.label
 
 
@@ -129,7 +130,7 @@ def test_the_wheel_gives_the_chat_model_of_the_hub(tmp_path, monkeypatch):
     assert tokenizer.decode(chat["input_ids"][0]).startswith(
         "<|im_start|>system\nYou are a helpful"
     )
-    model = AutoModelForCausalLM.from_pretrained(first.path)
+    model: Any = AutoModelForCausalLM.from_pretrained(first.path)
     assert model.dtype == torch.bfloat16
     assert model.generation_config.eos_token_id == 2
     out = model.generate(**chat, do_sample=False, max_new_tokens=12)

@@ -88,7 +88,7 @@ def test_same_seed_gives_the_same_bytes_and_a_kill_between_steps_too(finished, t
 
 
 def test_other_settings_in_the_same_folder_are_refused(finished, settings, tmp_path):
-    config, out, _ = finished
+    _, out, _ = finished
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     other = TrainConfig.model_validate({**settings, "seed": 2})
