@@ -1,5 +1,6 @@
 """What is known of a Hugging Face model from its config, before its weights are loaded."""
 
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,3 +55,14 @@ def eos_ids(config: Any, tokenizer: Any) -> list[int]:
     ids = config.eos_token_id
     many = ids if isinstance(ids, list) else [ids]
     return sorted({i for i in (*many, tokenizer.eos_token_id) if i is not None})
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that a result depends on."""
+    found = {}
+    for name in ("sae-steered", "lm-eval", "torch", "transformers"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,6 +1,5 @@
 """`backend=hf`: lm-eval's Hugging Face model, steered, with a receipt."""
 
-import importlib.metadata
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from harness_ext.batching import generation_batch_size, scoring_batch_size
 from harness_ext.generation import Generation
-from harness_ext.hf_config import eos_ids, has_rotary_positions, load_config, model_facts
+from harness_ext.hf_config import eos_ids, has_rotary_positions, load_config, model_facts, versions
 from harness_ext.requests import Decoding, Job, make_jobs, parse_decoding, refuse_cached_repeats
 from harness_ext.responses import build_response
 from harness_ext.sampling import response_seed, sampling_processors
@@ -30,9 +29,6 @@ from interventions.spec import InterventionSpec
 from interventions.spec_io import load_spec, spec_from_args
 
 logger = logging.getLogger(__name__)
-
-_VERSIONS = ("sae-steered", "lm-eval", "torch", "transformers")
-
 
 # The decorator that registers HFLM hides its type from type checkers.
 _HFLM: Any = HFLM
@@ -106,6 +102,11 @@ class SteeredHF(_HFLM):
             chat_template_args=chat_template_args,
             **kwargs,
         )
+        shared = getattr(self, "accelerator", None)
+        if shared is not None and self._world_size == 1:
+            # lm-eval shares work out among processes on several GPUs only; without this, each
+            # process of a CPU launch answers every question.
+            self._rank, self._world_size = shared.process_index, shared.num_processes
         if self.backend != "causal":
             raise ModelMismatchError(f"{self._label} is not a decoder-only model; not supported")
         if isinstance(think_end_token, int) or str(think_end_token).isdigit():
@@ -388,13 +389,6 @@ class SteeredHF(_HFLM):
                 "median_norm": {str(x.hook_point): x.median_norm for x in self._plan.layers},
                 "receipt": self._steering.receipt.as_dict(),
                 "seed": self._seed,
-                "versions": {name: _version(name) for name in _VERSIONS},
+                "versions": versions(),
             },
         }
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
