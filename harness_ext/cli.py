@@ -11,6 +11,7 @@ from harness_ext.autoload import install
 
 COMMANDS: dict[str, str] = {
     "evaluate": "baseline and steered features of a model on a task, one table",
+    "rescore": "every metric of response records, without generating anything",
     "train": "an SAE from a config: text, activations, training, calibration, measurement",
 }
 """Subcommand to its line of help; `sae-steered NAME` runs `harness_ext.scripts.NAME.main`."""
