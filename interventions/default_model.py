@@ -160,7 +160,7 @@ def _write_model(gguf: Path, folder: Path, label: str, sha256: str) -> None:
     if hasattr(transformers, "GgufConfig"):
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     source = str(gguf.parent)
-    model = transformers.AutoModelForCausalLM.from_pretrained(source, **arguments)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, **arguments)
     # bf16 is what the hub stores for this model and what lm-eval's dtype=auto then computes in;
     # its rounding (2^-9) lies far below the error of four-bit quantisation.
     model = model.to(torch.bfloat16)

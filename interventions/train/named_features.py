@@ -2,7 +2,8 @@
 
 A feature that fires just BEFORE a kind of word promotes it; one that fires ON the word mostly
 does not, but for topics, of which there is more to say. So candidates are ranked by what comes
-next where they fire (for topics, by where they fire), and then judged only by short greedy answers with the feature clamped, beside random features pushed equally hard.
+next where they fire (for topics, by where they fire), and then judged only by short greedy
+answers with the feature clamped, beside random features pushed equally hard.
 """
 
 import random
