@@ -30,7 +30,7 @@ find_python() {
     fi
   done
   fail "no Python 3.11 or newer among: ${PYTHON:-python3 python3.13 python3.12 python3.11 python}" \
-    "(found: $(python3 --version 2>&1 || true)); install one, or name it with PYTHON=/path/to/python"
+    "(python3 is $(python3 --version 2>&1 || true)); install one, or name it with PYTHON=/path/to/python"
 }
 
 has_gpu() {
