@@ -102,7 +102,7 @@ class _Group:
         acts = None
         if self.needs_acts:
             acts, factor = feature_acts(x, self.directions)
-            active = acts > 0
+            active = acts != 0  # abstopk keeps negative activations
             self.counters[2] += (active & mask).sum(dim=tokens)
             if self.only_active is not None:
                 mask = mask & (active | ~self.only_active)

@@ -307,6 +307,11 @@ def _group(edits: list[tuple[EditSpec, float]], spec: InterventionSpec, sae: SAE
         direction = directions.w[row]
         norm = float(direction.norm())
         if edit.origin == "b_dec":
+            if sae.norm != "none":
+                raise SAEError(
+                    f"`origin: b_dec` needs an SAE without input normalisation; {sae.source} has"
+                    f" '{sae.norm}', so its b_dec is not in units of the residual; use `zero`"
+                )
             value += float(sae.b_dec @ direction) / norm
         constants.append(edit_constants(edit.op, value, unit=edit.unit, w_norm=norm))
     table = torch.tensor([dataclasses.astuple(row) for row in constants]).T.contiguous()
