@@ -176,7 +176,8 @@ def _run(
     from lm_eval.loggers import EvaluationTracker
 
     tracker = EvaluationTracker(output_path=str(folder / "results.json"))
-    results: Any = simple_evaluate(
+    run: Any = simple_evaluate  # its decorator hides its parameters from type checkers
+    results = run(
         model=lm,
         tasks=list(tasks),
         task_manager=manager,

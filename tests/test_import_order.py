@@ -92,6 +92,8 @@ harness_ext.scored_rows
 harness_ext.model_hf
 harness_ext.model
 harness_ext.evaluate
+harness_ext.evaluate_specs
+harness_ext.evaluate_table
 harness_ext.cli
 harness_ext.__main__
 """.strip().splitlines()
