@@ -12,4 +12,6 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 # The embedded SAE is read without SAELens; SAE releases by name need it.
 if [ $# -eq 0 ]; then make_environment ""; else make_environment "[sae]"; fi
+# Threads that wait by spinning make generation many times slower on a busy machine.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 say "$VENV/bin/sae-steered" evaluate "$@"

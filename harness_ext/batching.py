@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 _SHARE_OF_FREE = 0.6
-_CPU_ROWS = 32
+_CPU_ROWS = 64
 
 
 def generation_batch_size(
