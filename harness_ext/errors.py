@@ -37,7 +37,7 @@ class MetricError(HarnessError, ValueError):
     """A metric is unknown, or its inputs do not fit together."""
 
 
-def for_command_line(error: HarnessError) -> BaseException:
+def for_command_line(error: Exception) -> BaseException:
     """Return what to raise for an error: a one-line exit if lm-eval's own program runs.
 
     That program shows a traceback for a mistyped path; everybody else gets the error itself.

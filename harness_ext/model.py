@@ -2,14 +2,13 @@
 
 import importlib
 import logging
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import LM
 from lm_eval.utils import simple_parse_args_string
 
+from harness_ext.errors import for_command_line
 from interventions.errors import SpecError, SteeringError
 
 logger = logging.getLogger(__name__)
@@ -61,9 +60,7 @@ class SAESteeredLM(LM):
         try:
             return cls(**{**extra, **arg_dict})
         except SteeringError as error:
-            if _from_command_line():
-                raise SystemExit(f"sae_steered: error: {error}") from None
-            raise
+            raise for_command_line(error) from None
 
     def loglikelihood(self, requests: Any) -> Any:
         """Raise: an instance is always a backend's own class."""
@@ -76,13 +73,6 @@ class SAESteeredLM(LM):
     def generate_until(self, requests: Any) -> Any:
         """Raise: an instance is always a backend's own class."""
         raise NotImplementedError
-
-
-def _from_command_line() -> bool:
-    """Return whether lm-eval's own program runs, which would show a traceback for a typo."""
-    return Path(sys.argv[0]).stem in ("lm_eval", "lm-eval") or (
-        Path(sys.argv[0]).match("lm_eval/__main__.py")
-    )
 
 
 def _backend(name: str) -> type[LM]:

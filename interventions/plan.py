@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interventions.errors import ModelMismatchError, SAEError, SpecError
 from interventions.fingerprint import digest
-from interventions.hook_points import HookPoint, parse_hook_point
+from interventions.hook_points import HookPoint
 from interventions.ops import EditConstants, edit_constants
 from interventions.positions import Selector
 from interventions.sae.core import SAE, FeatureDirections
@@ -153,7 +153,7 @@ def make_plan(spec: InterventionSpec, model: ModelFacts) -> Plan:
     for number, edit in enumerate(spec.edits, 1):
         ref = spec.sae_of(edit)
         sae = saes[ref]
-        hook_point = _hook_point(edit, spec, sae, number)
+        hook_point = sae.resolve_hook_point(edit.hook_point or spec.hook_point)
         _check_model(sae, ref, model, spec, number)
         hook_point.check(model.n_layers, f"{model.name}, edit {number}")
         value = _value(edit, sae, number)
@@ -184,26 +184,10 @@ def _guarded(layer: LayerPlan, median: float | None, spec: InterventionSpec) -> 
     return dataclasses.replace(layer, median_norm=median, norm_limit=limit)
 
 
-def _hook_point(edit: EditSpec, spec: InterventionSpec, sae: SAE, number: int) -> HookPoint:
-    written = edit.hook_point or spec.hook_point
-    if written is not None:
-        return parse_hook_point(written)
-    if sae.hook_point is None:
-        raise SpecError(
-            f"edit {number}: {sae.source} does not say where it was trained; add"
-            f" `hook_point: blocks.<layer>.hook_resid_post`"
-        )
-    return sae.hook_point
-
-
 def _check_model(
     sae: SAE, ref: SAERef, model: ModelFacts, spec: InterventionSpec, number: int
 ) -> None:
-    if sae.d_model != model.d_model:
-        raise ModelMismatchError(
-            f"edit {number}: SAE '{ref.label}' has width {sae.d_model}, {model.name} has"
-            f" {model.d_model}; use an SAE trained on this model"
-        )
+    sae.check_width(model.d_model, model.name)
     if spec.check_model and not same_model(sae.model_name, model.name):
         raise ModelMismatchError(
             f"edit {number}: SAE '{ref.label}' was trained on '{sae.model_name}', not on"

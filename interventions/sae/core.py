@@ -277,8 +277,8 @@ class SAE:
         if d_model != self.d_model:
             made_for = f" (made for {self.model_name})" if self.model_name else ""
             raise ModelMismatchError(
-                f"{self.source} has d_model {self.d_model}{made_for} but {model} has {d_model}; use"
-                f" an SAE of this model"
+                f"{self.source}{made_for} has width {self.d_model}, {model} has {d_model}; use an"
+                f" SAE trained on this model"
             )
 
     def resolve_hook_point(self, override: str | None = None) -> HookPoint:

@@ -134,7 +134,7 @@ def test_feature_out_of_range_names_feature_limit_and_sae(feature):
 def test_another_width_names_both_and_the_model():
     sae = build_sae(raw(model_name="gpt2"))
     sae.check_width(D_MODEL, "mine")
-    with pytest.raises(ModelMismatchError, match=r"d_model 16 \(made for gpt2\) but mine has 576"):
+    with pytest.raises(ModelMismatchError, match=r"\(made for gpt2\) has width 16, mine has 576"):
         sae.check_width(576, "mine")
 
 
