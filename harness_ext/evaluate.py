@@ -139,7 +139,8 @@ def compare(
     output.mkdir(parents=True, exist_ok=True)
     runs = []
     for name, spec in zip(names, [None, *specs], strict=True):
-        lm.set_intervention(spec)
+        if spec is not None:  # the baseline comes first, and the model was loaded without edits
+            lm.set_intervention(spec)
         runs.append(
             _run(
                 lm,

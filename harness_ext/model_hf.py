@@ -92,7 +92,7 @@ class SteeredHF(_HFLM):
         else:
             config = pretrained.config
             self._label = config.name_or_path or type(pretrained).__name__
-        plan = make_plan(wanted or InterventionSpec(name="none"), model_facts(self._label, config))
+        plan = make_plan(wanted or InterventionSpec(name="baseline"), model_facts(self._label, config))
         if enable_thinking is not None:
             chat_template_args = {**(chat_template_args or {}), "enable_thinking": enable_thinking}
         super().__init__(
@@ -126,7 +126,7 @@ class SteeredHF(_HFLM):
             interventions.errors.SteeringError: the spec does not fit the model.
         """
         if spec is None:
-            spec = InterventionSpec(name="none")
+            spec = InterventionSpec(name="baseline")
         checked = spec if isinstance(spec, InterventionSpec) else load_spec(spec)
         self._use(make_plan(checked, model_facts(self._label, self.config)))
         self._separate_cache()
