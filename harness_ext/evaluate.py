@@ -28,6 +28,7 @@ COLUMNS: Mapping[str, str] = {
     "influence": "influence",
     "verbalization_lexicon": "verbalization",
     "silent_use_lexicon": "silent use",
+    "truncation": "truncated",
     "mean_tokens": "tokens",
 }
 """Metric of `harness_ext.metrics` to the heading of its column."""

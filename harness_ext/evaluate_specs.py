@@ -17,6 +17,9 @@ _SAE_FLAGS = {
 SHOWN = ("music", "digits")
 """Named features of the run without arguments."""
 
+SHARE = 0.5
+"""Of the named features' own size: at full size a small model does little but obey them."""
+
 _EDIT_FLAGS = ("op", "strength", "value", "max_act")
 
 
@@ -73,7 +76,7 @@ def named_specs(model: str) -> list[InterventionSpec]:
 
 
 def _spec(name: str, feature: int, row: Mapping[str, Any]) -> InterventionSpec:
-    value = row["measured"]["value"]
+    value = SHARE * row["measured"]["value"]
     edit = {"feature": feature, "op": row["op"], "value": value}
     name = f"{name}, {row['op']} at {value:.0f}"
     return parse_spec({"name": name, "sae": "default", "edits": [edit]}, source="named features")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +13,7 @@ from harness_ext.metrics import GREY_BELOW, estimate, summarise
 from harness_ext.records import Record
 from harness_ext.verifier import same_answer
 
-_EXCERPT = 420
+_EXCERPT = 240
 
 
 def render(comparison: Comparison) -> RenderableType:
@@ -30,8 +31,11 @@ def _table(comparison: Comparison, task: str) -> Table:
         title=f"{task}: {n_questions} questions, {len(base)} responses a row",
         title_justify="left",
         header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_lines=False,
     )
-    table.add_column("intervention", overflow="fold")
+    table.add_column("intervention", overflow="fold", max_width=20)
     shown = [metric for metric in COLUMNS if estimate(base, metric).value is not None]
     for metric in shown:
         table.add_column(COLUMNS[metric], justify="right")
@@ -55,7 +59,7 @@ def _cell(records: list[Record], metric: str, effect: Effect | None) -> Text:
     sure = effect.lo > 0 or effect.hi < 0
     return text.append(
         f"\n{_signed(metric, effect.difference)}"
-        f" [{_signed(metric, effect.lo)}, {_signed(metric, effect.hi)}]",
+        f"\n[{_signed(metric, effect.lo)},{_signed(metric, effect.hi)}]",
         style="dim" if grey else "green" if sure else "",
     )
 
@@ -73,8 +77,8 @@ def _signed(metric: str, value: float) -> str:
 def _legend(comparison: Comparison, task: str) -> Text:
     summary = next(iter(summarise(comparison.records(comparison.runs[0], task))[task].values()))
     lines = [
-        "Second lines: difference to the baseline on the same questions, in points, with its 95 %"
-        " paired bootstrap interval."
+        "Below each value: difference to the baseline on the same questions, in points, and its"
+        " 95 % paired bootstrap interval."
     ]
     if len(comparison.runs) > 2:
         lines.append(
@@ -108,10 +112,16 @@ def _example(comparison: Comparison, task: str) -> RenderableType:
         return Text("")
     key = max(sorted(shared), key=lambda k: _interest(comparison.runs, by_run, k))
     first = by_run[comparison.runs[0].name][key]
-    table = Table(title=f"question {first.qid}, {first.arm_name} hint", title_justify="left")
+    table = Table(
+        title=f"question {first.qid}, {first.arm_name} hint",
+        title_justify="left",
+        show_header=False,
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
     if first.arm == "none":
         table.title = f"question {first.qid}"
-    table.add_column("who")
+    table.add_column("who", max_width=20)
     table.add_column("text", overflow="fold")
     if first.question:
         table.add_row("question", first.question)
@@ -119,7 +129,7 @@ def _example(comparison: Comparison, task: str) -> RenderableType:
         table.add_row("hint", f"the answer is {first.hint_target} (gold: {first.gold})")
     for name, rows in by_run.items():
         row = rows[key]
-        text = (row.reasoning + row.final).strip()
+        text = " ".join((row.reasoning + row.final).split())
         table.add_row(name, text if len(text) <= _EXCERPT else text[:_EXCERPT] + " ...")
     return table
 

@@ -92,7 +92,9 @@ class SteeredHF(_HFLM):
         else:
             config = pretrained.config
             self._label = config.name_or_path or type(pretrained).__name__
-        plan = make_plan(wanted or InterventionSpec(name="baseline"), model_facts(self._label, config))
+        plan = make_plan(
+            wanted or InterventionSpec(name="baseline"), model_facts(self._label, config)
+        )
         if enable_thinking is not None:
             chat_template_args = {**(chat_template_args or {}), "enable_thinking": enable_thinking}
         super().__init__(

@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     from harness_ext.evaluate_table import render
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 112)
     console.print(render(comparison))
     console.print(f"{time.monotonic() - started:.0f} s. Everything lies in {output}/", style="dim")
     return 0
