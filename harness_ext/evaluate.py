@@ -16,7 +16,7 @@ from harness_ext.model import SAESteeredLM
 from harness_ext.records import Record, records_of_sample, write_records
 from interventions.default_model import resolve_pretrained
 from interventions.errors import SpecError
-from interventions.plan import make_plan
+from interventions.plan import Plan, make_plan
 from interventions.spec import InterventionSpec
 
 logger = logging.getLogger(__name__)
@@ -135,13 +135,13 @@ def compare(
         raise TaskConfigError(
             f"unknown task '{unknown[0]}'; `lm_eval ls tasks` lists all, ours start with steer_"
         )
-    _check(model_args, specs)
+    plans = _plans(model_args, specs)
     lm = cast(Any, SAESteeredLM.create_from_arg_obj(dict(model_args), {}))
     output.mkdir(parents=True, exist_ok=True)
     runs = []
-    for name, spec in zip(names, [None, *specs], strict=True):
-        if spec is not None:  # the baseline comes first, and the model was loaded without edits
-            lm.set_intervention(spec)
+    for name, plan in zip(names, [None, *plans], strict=True):
+        if plan is not None:  # the baseline comes first, and the model was loaded without edits
+            lm.set_intervention(plan)
         runs.append(
             _run(
                 lm,
@@ -163,12 +163,11 @@ def compare(
     return comparison
 
 
-def _check(model_args: Mapping[str, Any], specs: Sequence[InterventionSpec]) -> None:
-    """Return nothing if every spec fits the model's config; its weights are not loaded."""
+def _plans(model_args: Mapping[str, Any], specs: Sequence[InterventionSpec]) -> list[Plan]:
+    """Return the plans of the specs, from the model's config: its weights are not loaded."""
     resolved = resolve_pretrained(str(model_args.get("pretrained", "default")))
     facts = model_facts(resolved.label, load_config(resolved.path, dict(model_args)))
-    for spec in specs:
-        make_plan(spec, facts)
+    return [make_plan(spec, facts) for spec in specs]
 
 
 def _run(

@@ -30,6 +30,9 @@ from interventions.spec_io import load_spec, spec_from_args
 
 logger = logging.getLogger(__name__)
 
+BASELINE = InterventionSpec(name="baseline")
+"""Edits nothing."""
+
 # The decorator that registers HFLM hides its type from type checkers.
 _HFLM: Any = HFLM
 
@@ -78,12 +81,7 @@ class SteeredHF(_HFLM):
                 weights are loaded.
         """
         inline = {key: kwargs.pop(key) for key in list(kwargs) if key.startswith("sae_")}
-        if isinstance(spec, InterventionSpec):
-            if inline or edits is not None:
-                raise SpecError(f"'spec' and '{next(iter(inline), 'edits')}' are both given")
-            wanted: InterventionSpec | None = spec
-        else:
-            wanted = spec_from_args({"spec": spec, "edits": edits, **inline})
+        wanted = spec_from_args({"spec": spec, "edits": edits, **inline}) or BASELINE
         self._label = str(pretrained)
         if isinstance(pretrained, str):
             resolved = resolve_pretrained(pretrained)
@@ -92,9 +90,7 @@ class SteeredHF(_HFLM):
         else:
             config = pretrained.config
             self._label = config.name_or_path or type(pretrained).__name__
-        plan = make_plan(
-            wanted or InterventionSpec(name="baseline"), model_facts(self._label, config)
-        )
+        plan = make_plan(wanted, model_facts(self._label, config))
         if enable_thinking is not None:
             chat_template_args = {**(chat_template_args or {}), "enable_thinking": enable_thinking}
         super().__init__(
@@ -121,16 +117,21 @@ class SteeredHF(_HFLM):
         self._identity = weights_digest(self.model)
         self._use(plan)
 
-    def set_intervention(self, spec: InterventionSpec | Mapping[str, Any] | str | None) -> None:
+    def set_intervention(
+        self, spec: InterventionSpec | Mapping[str, Any] | str | Plan | None
+    ) -> None:
         """Steer by `spec` from now on, or not at all; the model stays loaded.
+
+        Args:
+            spec: a spec, whatever `load_spec` takes, or a plan made for this model's config.
 
         Raises:
             interventions.errors.SteeringError: the spec does not fit the model.
         """
-        if spec is None:
-            spec = InterventionSpec(name="baseline")
-        checked = spec if isinstance(spec, InterventionSpec) else load_spec(spec)
-        self._use(make_plan(checked, model_facts(self._label, self.config)))
+        if not isinstance(spec, Plan):
+            checked = BASELINE if spec is None else load_spec(spec)
+            spec = make_plan(checked, model_facts(self._label, self.config))
+        self._use(spec)
         self._separate_cache()
 
     @property

@@ -43,16 +43,18 @@ _INLINE_OTHER = ("sae_feature_idx", "sae_intervention_path", "sae_scale")
 INLINE_KEYS = (*_INLINE_SAE, *_INLINE_EDIT, *_INLINE_SPEC, *_INLINE_OTHER)
 
 
-def load_spec(source: str | Path | Mapping[str, Any]) -> InterventionSpec:
+def load_spec(source: str | Path | Mapping[str, Any] | InterventionSpec) -> InterventionSpec:
     """Return the spec of a file, of a JSON text, or of a mapping.
 
     Args:
-        source: a mapping; a JSON object as text; or the path of a `.json`, `.yaml`, `.csv` or
-            `.pt` file.
+        source: a spec, returned as it is; a mapping; a JSON object as text; or the path of a
+            `.json`, `.yaml`, `.csv` or `.pt` file.
 
     Raises:
         SpecError: the file is missing, of an unknown kind, or its content is not a spec.
     """
+    if isinstance(source, InterventionSpec):
+        return source
     if isinstance(source, Mapping):
         return parse_spec(source)
     text = str(source)
@@ -78,7 +80,7 @@ def spec_from_args(args: Mapping[str, Any]) -> InterventionSpec | None:
     """Return the spec of inline model arguments, or None if they name no intervention.
 
     Args:
-        args: `spec` (file, JSON text or mapping), or `edits` (a list of mappings) with `sae_*`
+        args: `spec` (whatever `load_spec` takes), or `edits` (a list of mappings) with `sae_*`
             defaults, or the `sae_*` names alone. `sae_feature_idx` may be a list.
 
     Raises:
