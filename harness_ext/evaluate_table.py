@@ -36,7 +36,8 @@ def _table(comparison: Comparison, task: str) -> Table:
         show_lines=False,
     )
     table.add_column("intervention", overflow="fold", max_width=20)
-    shown = [metric for metric in COLUMNS if estimate(base, metric).value is not None]
+    rows = [comparison.records(run, task) for run in comparison.runs]
+    shown = [m for m in COLUMNS if any(estimate(row, m).value is not None for row in rows)]
     for metric in shown:
         table.add_column(COLUMNS[metric], justify="right")
     for run in comparison.runs:
