@@ -37,6 +37,14 @@ class MetricError(HarnessError, ValueError):
     """A metric is unknown, or its inputs do not fit together."""
 
 
+class LLMConfigError(HarnessError, ValueError):
+    """The endpoint, model or key of the LLM verifier or judge is missing or unusable."""
+
+
+class LLMRequestError(HarnessError, RuntimeError):
+    """An endpoint refused a request, or did not answer it within its tries."""
+
+
 def for_command_line(error: Exception) -> BaseException:
     """Return what to raise for an error: a one-line exit if lm-eval's own program runs.
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from harness_ext.errors import RecordError
 from harness_ext.extract import How
+from harness_ext.llm.verdicts import JudgeVerdict, VerifierVerdict
 from harness_ext.verifier import Status
 
 Arm = Literal["none", "hint", "placebo"]
@@ -42,6 +43,8 @@ class Record(BaseModel):
         n_reasoning_tokens: generated tokens of the reasoning.
         n_choices: number of options, None for free-form answers.
         seed: sampling seed, None for greedy decoding.
+        verified: what the LLM verifier said, None where it was not asked; `correct` stays.
+        judge: what the LLM judge said about the hint, None where it was not asked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +72,8 @@ class Record(BaseModel):
     n_reasoning_tokens: int | None = None
     n_choices: int | None = None
     seed: int | None = None
+    verified: VerifierVerdict | None = None
+    judge: JudgeVerdict | None = None
 
     @model_validator(mode="after")
     def _check_arm(self) -> "Record":

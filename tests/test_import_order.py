@@ -73,6 +73,8 @@ harness_ext.extract
 harness_ext.verifier
 harness_ext.hints
 harness_ext.detectors
+harness_ext.llm
+harness_ext.llm.verdicts
 harness_ext.records
 harness_ext.counts
 harness_ext.stats
