@@ -69,6 +69,10 @@ harness_ext.paths
 harness_ext._sae_steered_autoload
 harness_ext.autoload
 harness_ext.generation
+harness_ext.journal_lines
+harness_ext.journal_locks
+harness_ext.journal_entry
+harness_ext.journal
 harness_ext.extract
 harness_ext.verifier
 harness_ext.hints
