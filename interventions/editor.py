@@ -4,7 +4,9 @@ A backend hands over the residual and the masks of the tokens to touch, and puts
 gets. The editor counts, on the device, what it really did.
 """
 
-from collections.abc import Mapping
+import functools
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +71,17 @@ class Editor:
         """Return the counts of each edit since the last call, and start again from zero."""
         if not self._groups:  # never called
             return [EditCounts(0, 0, None) for _ in self._layer.selectors]
-        return [counts for group in self._groups for counts in group.take_counts()]
+        return [_total(rows) for rows in self.take_row_counts()]
+
+    def take_row_counts(self) -> list[list[EditCounts]]:
+        """Return each edit's counts row by row since the last call, and start again from zero.
+
+        A row is an index of the residual's first axis where it has three; rows must stay in place
+        between two calls. A residual of two axes is one row. No rows where nothing ran.
+        """
+        if not self._groups:  # never called
+            return [[] for _ in self._layer.selectors]
+        return [rows for group in self._groups for rows in group.take_counts()]
 
     def _move(self, device: torch.device) -> None:
         self._groups = [_Group(group, device) for group in self._layer.groups]
@@ -88,22 +100,21 @@ class _Group:
         self.needs_acts = group.needs_acts
         self.needs_proj = group.needs_proj
         self.only_active = group.only_active.to(device) if group.only_active.any() else None
-        self.counters = torch.zeros(3, len(group.selectors), dtype=torch.int64, device=device)
+        self.counters = torch.zeros(3, 0, len(group.selectors), dtype=torch.int64, device=device)
 
     def apply(
         self, x: Tensor, edited: Tensor, masks: Mapping[Selector, Tensor], calm: Tensor | None
     ) -> Tensor:
         mask = self._mask(masks, x.device)
-        tokens = tuple(range(mask.dim() - 1))
-        self.counters[0] += mask.sum(dim=tokens)
+        self._count(0, mask)
         if calm is not None:
-            self.counters[1] += (mask & ~calm).sum(dim=tokens)
+            self._count(1, mask & ~calm)
             mask = mask & calm
         acts = None
         if self.needs_acts:
             acts, factor = feature_acts(x, self.directions)
             active = acts != 0  # abstopk keeps negative activations
-            self.counters[2] += (active & mask).sum(dim=tokens)
+            self._count(2, active & mask)
             if self.only_active is not None:
                 mask = mask & (active | ~self.only_active)
         else:
@@ -118,10 +129,25 @@ class _Group:
             return one.expand(*one.shape[:-1], len(self.selectors))
         return torch.stack([masks[selector].to(device) for selector in self.selectors], dim=-1)
 
-    def take_counts(self) -> list[EditCounts]:
-        rows = self.counters.T.tolist()
-        self.counters.zero_()
+    def _count(self, what: int, hits: Tensor) -> None:
+        """Add the hits `(..., n_edits)`, row by row."""
+        rows = hits.flatten(1, -2) if hits.dim() > 2 else hits.unsqueeze(0)
+        if rows.shape[0] != self.counters.shape[1]:
+            # Other rows than before: only the sum still means something.
+            earlier = self.counters.sum(dim=1)
+            self.counters = self.counters.new_zeros(3, rows.shape[0], rows.shape[-1])
+            self.counters[:, 0] += earlier
+        self.counters[what] += rows.sum(dim=1)
+
+    def take_counts(self) -> list[list[EditCounts]]:
+        """Return the counts by edit, then by row, and start again from zero."""
+        edits = self.counters.permute(2, 1, 0).tolist()
+        self.counters = self.counters[:, :0]
         return [
-            EditCounts(selected, guarded, fired if self.needs_acts else None)
-            for selected, guarded, fired in rows
+            [EditCounts(a, b, c if self.needs_acts else None) for a, b, c in rows] for rows in edits
         ]
+
+
+def _total(rows: Sequence[EditCounts]) -> EditCounts:
+    """Return the sum over rows."""
+    return functools.reduce(operator.add, rows) if rows else EditCounts(0, 0, None)

@@ -4,6 +4,8 @@ The expected numbers come from the finished token lists, by code that shares not
 masks that the hooks use.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,11 +67,13 @@ class Receipt:
         counts: what the editor counted on the device.
         expected: what the token lists demand.
         rows: model inputs that were checked.
+        resumed: of these, the ones that were checked when they ran, in an earlier or other process.
     """
 
     counts: list[EditCounts] = field(default_factory=list)
     expected: list[int] = field(default_factory=list)
     rows: int = 0
+    resumed: int = 0
 
     def add(self, counts: list[EditCounts], expected: list[int], rows: int) -> None:
         """Add a batch.
@@ -89,6 +93,45 @@ class Receipt:
             self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
             self.expected = [a + b for a, b in zip(self.expected, expected, strict=True)]
         self.rows += rows
+
+    def add_rows(
+        self, counts: Sequence[Sequence[EditCounts]], expected: Sequence[Sequence[int]]
+    ) -> None:
+        """Add a batch whose rows were counted one by one.
+
+        Args:
+            counts: by row, then by edit.
+            expected: by row, then by edit.
+
+        Raises:
+            ReceiptError: the batch, or a row of it, edited another number of tokens than it had to.
+        """
+        totals = [functools.reduce(operator.add, edit) for edit in zip(*counts, strict=True)]
+        self.add(totals, [sum(edit) for edit in zip(*expected, strict=True)], len(expected))
+        for row, (seen, demanded) in enumerate(zip(counts, expected, strict=True), 1):
+            if [count.selected for count in seen] != list(demanded):
+                raise ReceiptError(
+                    f"row {row} of {len(expected)}: the hooks edited"
+                    f" {[count.selected for count in seen]} tokens (by edit) where its prompt and"
+                    f" output demand {list(demanded)}; the result is dropped"
+                )
+
+    def resume(self, counts: Sequence[EditCounts]) -> None:
+        """Add a row that was checked when it ran, in an earlier run or by another process.
+
+        Args:
+            counts: by edit.
+
+        Raises:
+            ReceiptError: the row has another number of edits.
+        """
+        if self.rows and len(counts) != len(self.counts):
+            raise ReceiptError(
+                f"a stored response counts {len(counts)} edits and this run has"
+                f" {len(self.counts)}; it was made by another intervention"
+            )
+        self.add(list(counts), [count.selected for count in counts], 1)
+        self.resumed += 1
 
     def check_effect(self, plan: Plan) -> None:
         """Return nothing if every edit touched at least one token.
@@ -116,9 +159,10 @@ class Receipt:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data for a results file."""
+        """Return plain data for a results file; `resumed` is in it if any row was."""
         return {
             "rows": self.rows,
+            **({"resumed": self.resumed} if self.resumed else {}),
             "edits": [
                 {
                     "expected": expected,

@@ -1,5 +1,7 @@
 """Steering of Hugging Face decoder models by forward hooks."""
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -7,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from interventions.editor import Editor
+from interventions.editor import EditCounts, Editor
 from interventions.errors import HookPointError, ReceiptError, SpecError
 from interventions.hook_points import HookPoint
 from interventions.plan import Plan
@@ -156,8 +158,10 @@ class HFSteering:
             end = self._rows.end
             end[:] = torch.where(done & (end > column), column, end)
 
-    def check(self, prompts: Sequence[Sequence[int]], fed: Sequence[Sequence[int]]) -> None:
-        """Close the batch and add it to the receipt.
+    def check(
+        self, prompts: Sequence[Sequence[int]], fed: Sequence[Sequence[int]]
+    ) -> list[tuple[EditCounts, ...]]:
+        """Close the batch, add it to the receipt, and return what each row counted, by edit.
 
         Args:
             prompts: token ids of each row's prompt.
@@ -166,15 +170,21 @@ class HFSteering:
         Raises:
             ReceiptError: another number of tokens was edited than these lists demand.
         """
-        counts = [count for editor in self._editors for count in editor.take_counts()]
         pairs = list(zip(prompts, fed, strict=True))
+        edits = [rows for editor in self._editors for rows in editor.take_row_counts()]
+        counts = list(zip(*(_fitted(rows, len(pairs)) for rows in edits), strict=True))
+        counts = counts or [()] * len(pairs)
         expected = [
-            sum(expected_tokens(selector, *pair, self._tokens) for pair in pairs)
-            for layer in self._plan.layers
-            for selector in layer.selectors
+            [
+                expected_tokens(selector, *pair, self._tokens)
+                for layer in self._plan.layers
+                for selector in layer.selectors
+            ]
+            for pair in pairs
         ]
         self._rows = None
-        self.receipt.add(counts, expected, len(pairs))
+        self.receipt.add_rows(counts, expected)
+        return counts
 
     def _before_model(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if self._rows is None:
@@ -206,6 +216,15 @@ class HFSteering:
             return resid if self._rows is None else editor(resid, self._masks)
 
         return edit
+
+
+def _fitted(rows: Sequence[EditCounts], n_rows: int) -> list[EditCounts]:
+    """Return one count a row; where the model saw other rows, all of it in the first."""
+    zero = EditCounts(0, 0, None)
+    if len(rows) == n_rows:
+        return list(rows)
+    total = functools.reduce(operator.add, rows) if rows else zero
+    return [total, *[zero] * (n_rows - 1)]
 
 
 def _attach(layers: nn.ModuleList, hook_point: HookPoint, edit: Any) -> Any:
