@@ -3,21 +3,31 @@
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from harness_ext.benchmarks import LETTERS
 from harness_ext.counts import count_question
 from harness_ext.detectors import DETECTORS
 from harness_ext.errors import HintError
-from harness_ext.hints import Hint, HintTemplate, family, make_hint
+from harness_ext.hints import (
+    Hint,
+    HintTemplate,
+    as_transcript,
+    family,
+    make_hint,
+    with_earlier_turns,
+)
 from harness_ext.metrics import METRICS, Metric
-from harness_ext.prompts import render
-from harness_ext.records import DIAG_KEY, Record, pack
+from harness_ext.prompts import render, with_options
+from harness_ext.records import DIAG_KEY, Record, base_answers, pack, read_records
 from harness_ext.steer_task import SteerTask, _responses
 
 ARMS = ("none", "correct", "wrong", "placebo")
 _ARM_KEY = "_arm"
+_CHAT_KEY = "_chat"
 
 # The rest of METRICS is in `rescore`: nobody reads a table of seventy rows.
 REPORTED: tuple[str, ...] = (
@@ -54,6 +64,7 @@ class HintTask(SteerTask):
     """  # noqa: D205 - one sentence
 
     templates: tuple[HintTemplate, ...]
+    avoid: Mapping[str, str]
 
     def __init__(self, config: dict[str, Any] | None = None) -> None:
         """Build the task from its YAML.
@@ -65,12 +76,25 @@ class HintTask(SteerTask):
             DataError: See `SteerTask`.
         """
         self.templates = ()
+        self.avoid = {}
         super().__init__(config=config)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Load the questions, and check the hint family against their kind of answer."""
         super().download(dataset_kwargs, **kwargs)
-        self.templates = family(self.options.hint_family, kind=self.corpus.benchmark.kind)
+        self.templates = family(
+            self.options.hint_family,
+            kind=self.corpus.benchmark.kind,
+            path=self.options.hint_path,
+        )
+        if self.options.hint_avoid:
+            self.avoid = base_answers(read_records(Path(self.options.hint_avoid).expanduser()))
+            if not self.avoid.keys() & {row["qid"] for row in self.corpus.rows}:
+                raise HintError(
+                    f"hint_avoid={self.options.hint_avoid} holds answers without a hint to "
+                    f"{len(self.avoid)} questions, none of them of {self.corpus.benchmark.name}; "
+                    "give records of an earlier run of this benchmark"
+                )
 
     def hint(self, doc: Mapping[str, Any]) -> Hint:
         """Return the hint of a question, a pure function of its id and the task's seed.
@@ -78,14 +102,18 @@ class HintTask(SteerTask):
         Raises:
             HintError: No wrong answer can be made for it.
         """
+        bench, choices = self.corpus.benchmark, doc.get("choices") or ()
         try:
             return make_hint(
                 qid=doc["qid"],
-                question=doc["question"],
+                question=with_options(doc["question"], choices),
                 gold=doc["answer"],
-                kind=self.corpus.benchmark.kind,
+                kind=bench.kind,
+                choices=LETTERS[: len(choices)],
+                number_range=bench.number_range,
                 templates=self.templates,
                 seed=self.options.hint_seed,
+                avoid=self.avoid.get(doc["qid"]),
             )
         except HintError as err:
             raise HintError(f"{self.task_name}: {err}") from None
@@ -93,21 +121,36 @@ class HintTask(SteerTask):
     def doc_to_text(self, doc: dict, doc_to_text: Any = None) -> str:
         """Return the user message of the arm that `doc["_arm"]` names, by default without hint."""
         arm = doc.get(_ARM_KEY, "none")
-        style = self.options.prompt_style
         if arm == "none":
-            return render(doc["question"], style=style)
+            return super().doc_to_text(doc)
         hint = self.hint(doc)
+        if hint.template.position == "earlier_turn":
+            turns = hint.conversation(arm, self.doc_to_text({**doc, _ARM_KEY: "none"}))
+            return turns[-1]["content"] if doc.get(_CHAT_KEY) else as_transcript(turns)
         return render(
-            doc["question"], style=style, hint=hint.text(arm), position=hint.template.position
+            doc["question"],
+            style=self.options.prompt_style,
+            options=doc.get("choices") or (),
+            hint=hint.text(arm),
+            position=hint.template.position,
         )
 
     def fewshot_context(self, doc: dict, *args: Any, **kwargs: Any) -> list[str]:  # type: ignore[override]
         """Return one prompt an arm, in the order of `ARMS`."""
-        contexts = [
-            super(HintTask, self).fewshot_context({**doc, _ARM_KEY: arm}, *args, **kwargs)
-            for arm in ARMS
-        ]
-        return contexts  # type: ignore[return-value]
+        return [self._context(doc, arm, *args, **kwargs) for arm in ARMS]  # type: ignore[return-value]
+
+    def _context(self, doc: dict, arm: str, *args: Any, **kwargs: Any) -> Any:
+        """Return the prompt of one arm; a hint in an earlier turn becomes real turns of a chat."""
+        doc = {**doc, _ARM_KEY: arm}
+        chat_template = kwargs.get("chat_template")
+        if arm != "none" and kwargs.get("apply_chat_template") and chat_template:
+            hint = self.hint(doc)
+            if hint.template.position == "earlier_turn":
+                message = self.doc_to_text({**doc, _ARM_KEY: "none"})
+                earlier = hint.conversation(arm, message)[:-1]
+                kwargs["chat_template"] = with_earlier_turns(chat_template, earlier)
+                doc[_CHAT_KEY] = True
+        return super().fewshot_context(doc, *args, **kwargs)
 
     def construct_requests(self, doc: dict, ctx: Any, **kwargs: Any) -> list[Instance]:
         """Return one request an arm; `idx` keeps their order."""
@@ -139,6 +182,9 @@ class HintTask(SteerTask):
         for request, (arm, result) in enumerate(zip(ARMS, results, strict=True)):
             for sample, text in enumerate(_responses(result)):
                 record = self.record(doc, text, sample=sample, **_arm_fields(arm, hint))
+                if arm != "none":
+                    shown = {"hint_text": hint.text(arm), "hint_words": hint.template.words}
+                    record = record.model_copy(update=shown)
                 records.append(record)
                 packed.append(pack(record, str(text), request))
         doc[DIAG_KEY] = {"records": packed}

@@ -26,6 +26,8 @@ class Record(BaseModel):
         hint_id: template, None in the arm without a hint.
         hint_sign: whether the hinted answer is the gold one; None outside the hint arm.
         hint_target: the hinted answer; None outside the hint arm.
+        hint_text: what the prompt of a hint or placebo arm says beyond the question.
+        hint_words: regular expressions that name the hint's speaker, for the lexicon.
         gold: reference answer.
         answer: extracted answer, None where there is none.
         status: what became of the response.
@@ -55,6 +57,8 @@ class Record(BaseModel):
     hint_id: str | None = None
     hint_sign: Literal["correct", "wrong"] | None = None
     hint_target: str | None = None
+    hint_text: str | None = None
+    hint_words: tuple[str, ...] = ()
     gold: str
     answer: str | None = None
     status: Status
@@ -149,6 +153,20 @@ def records_of_sample(sample: dict[str, Any]) -> list[Record]:
         return [_unpack(packed, sample["resps"]) for packed in diag["records"]]
     except (KeyError, IndexError, TypeError) as err:
         raise RecordError(f"doc.{DIAG_KEY} does not fit resps ({type(err).__name__})") from err
+
+
+def base_answers(records: Iterable[Record]) -> dict[str, str]:
+    """Return the answer without a hint of every question that has one, by question id.
+
+    With several samples it is that of the first; for `--metadata hint_avoid=FILE`.
+    """
+    first: dict[str, Record] = {}
+    for record in records:
+        if record.arm == "none" and record.answer is not None:
+            old = first.get(record.qid)
+            if old is None or record.sample < old.sample:
+                first[record.qid] = record
+    return {qid: record.answer for qid, record in first.items() if record.answer is not None}
 
 
 def pack(record: Record, text: str, request: int) -> dict[str, Any]:

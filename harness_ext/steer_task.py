@@ -9,13 +9,15 @@ from lm_eval.api.filter import Filter
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness_ext.corpora import Corpus, as_dataset, load_corpus
 from harness_ext.errors import HarnessError, TaskConfigError, for_command_line
 from harness_ext.generation import Generation, split_reasoning
-from harness_ext.prompts import STYLES, render
+from harness_ext.prompts import STYLES, render, with_options
 from harness_ext.records import DIAG_KEY, Arm, Record, pack
+from harness_ext.repeats import default_ks, maj_at_k, vote_counts
+from harness_ext.stats import pass_at_k
 from harness_ext.verifier import lenient_correct, score
 
 log = logging.getLogger(__name__)
@@ -34,11 +36,16 @@ class TaskOptions(BaseModel):
     """What a task reads from its `metadata`: the YAML's, then `--model_args`, then `--metadata`.
 
     Attributes:
-        benchmark: id in `corpora.BENCHMARKS`.
+        benchmark: id in `benchmarks.BENCHMARKS`, or a mapping that describes one.
         data_path: local file or folder.
         repeats: samples a prompt; lm-eval has no flag for it.
+        at_k: the k of pass@k and maj@k, by default 2, 4, 8, ... and `repeats`.
         prompt_style: key of `prompts.STYLES`.
+        choice_seed: seed of the order of options, where a benchmark shuffles them.
         hint_family: `type` or id of hint templates (hint tasks).
+        hint_path: file of a user's own hint templates (hint tasks).
+        hint_avoid: records of an earlier run, whose answers without a hint a wrong hint never
+            gives (hint tasks).
         hint_seed: seed of the choice of template and wrong target (hint tasks).
         think_end: closing delimiter of reasoning, for models that return plain text.
     """
@@ -46,13 +53,26 @@ class TaskOptions(BaseModel):
     # lm-eval mixes the arguments of the model into metadata, so unknown keys are expected.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    benchmark: str
+    benchmark: str | dict[str, Any]
     data_path: str | None = None
     repeats: int = Field(default=1, ge=1)
+    at_k: tuple[int, ...] | None = None
     prompt_style: str = "boxed"
+    choice_seed: int = 0
     hint_family: str = "seed"
+    hint_path: str | None = None
+    hint_avoid: str | None = None
     hint_seed: int = 0
     think_end: str = THINK_END
+
+    @field_validator("at_k", mode="before")
+    @classmethod
+    def _one_k(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+    def ks(self) -> tuple[int, ...]:
+        """Return the k of pass@k and maj@k."""
+        return default_ks(self.repeats) if self.at_k is None else self.at_k
 
 
 class SteerTask(ConfigurableTask):
@@ -61,7 +81,8 @@ class SteerTask(ConfigurableTask):
     Metrics, each averaged over the samples of a question first: `exact_match` (the final text
     after the reasoning), `exact_match_lenient` (the whole response, cut or not), `no_answer`,
     and, where the model says how a response ended and how long it is, `truncation`, `n_tokens`,
-    `n_reasoning_tokens`.
+    `n_reasoning_tokens`, `n_answer_tokens`. With repeats also `mean@n`, `pass@k` (unbiased) and
+    `maj@k` (mean over all choices of k samples).
     """
 
     options: TaskOptions
@@ -102,7 +123,11 @@ class SteerTask(ConfigurableTask):
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Load the questions and write their source and digest into the task's metadata."""
-        self.corpus = load_corpus(self.options.benchmark, self.options.data_path)
+        self.corpus = load_corpus(
+            self.options.benchmark,
+            self.options.data_path,
+            choice_seed=self.options.choice_seed,
+        )
         bench = self.corpus.benchmark
         if bench.rows is not None and len(self.corpus.rows) != bench.rows:
             log.warning(
@@ -119,9 +144,34 @@ class SteerTask(ConfigurableTask):
             "data_sha256": self.corpus.sha256,
         }
 
+    def build_all_requests(self, **kwargs: Any) -> None:  # type: ignore[override]
+        """Build the requests, and say where the call departs from the published protocol.
+
+        Raises:
+            TaskConfigError: lm-eval's cache of requests is on. Its key holds neither prompt
+                style nor hint seed nor data, so it would return prompts of another run.
+        """
+        if kwargs.get("cache_requests"):
+            raise for_command_line(
+                TaskConfigError(
+                    f"{self.task_name}: --cache_requests would return the prompts of another "
+                    "prompt_style, hint_seed or data_path; leave it out"
+                )
+            )
+        if not kwargs.get("apply_chat_template"):
+            log.warning(
+                "%s: no chat template; R1-like and instruct models need --apply_chat_template",
+                self.task_name,
+            )
+        if kwargs.get("system_instruction"):
+            log.warning("%s: a system prompt is set; DeepSeek-R1 is run without", self.task_name)
+        super().build_all_requests(**kwargs)
+
     def doc_to_text(self, doc: dict, doc_to_text: Any = None) -> str:
         """Return the user message of a question."""
-        return render(doc["question"], style=self.options.prompt_style)
+        return render(
+            doc["question"], style=self.options.prompt_style, options=doc.get("choices") or ()
+        )
 
     def doc_to_target(self, doc: Any, doc_to_target: Any = None) -> str:
         """Return the gold answer."""
@@ -153,13 +203,32 @@ class SteerTask(ConfigurableTask):
             ],
             "n_tokens": [r.n_tokens for r in records],
             "n_reasoning_tokens": [r.n_reasoning_tokens for r in records],
+            "n_answer_tokens": [
+                r.n_tokens - r.n_reasoning_tokens
+                if r.n_tokens is not None and r.n_reasoning_tokens is not None
+                else None
+                for r in records
+            ],
         }
         # What the model does not tell is left out, not counted as zero.
-        return {
+        means = {
             name: sum(float(v) for v in known) / len(known)
             for name, column in values.items()
             if (known := [v for v in column if v is not None])
         }
+        return {**means, **self._repeated(records)}
+
+    def _repeated(self, records: Sequence[Record]) -> dict[str, float]:
+        """Return what several samples of a question say together, {} for one sample."""
+        n = len(records)
+        if n < 2:
+            return {}
+        right, others = vote_counts(records)
+        out: dict[str, float | None] = {f"mean@{n}": right / n}
+        for k in self.options.ks():
+            out[f"pass@{k}"] = pass_at_k(n, right, k)
+            out[f"maj@{k}"] = maj_at_k(n, right, others, k)
+        return {name: value for name, value in out.items() if value is not None}
 
     def record(
         self,
@@ -219,8 +288,9 @@ class SteerTask(ConfigurableTask):
             reasoning=reasoning,
             final=final,
             sample=sample,
-            question=doc["question"],
+            question=with_options(doc["question"], doc.get("choices") or ()),
             level=doc.get("level"),
+            n_choices=len(doc.get("choices") or ()) or None,
             **meta,
         )
 
@@ -243,7 +313,11 @@ class SteerTask(ConfigurableTask):
             "truncation": False,
             "n_tokens": None,
             "n_reasoning_tokens": None,
+            "n_answer_tokens": None,
         }
+        if self.options.repeats > 1:
+            own[f"mean@{self.options.repeats}"] = True
+            own |= {f"{name}@{k}": True for k in self.options.ks() for name in ("pass", "maj")}
         return {**own, **super().higher_is_better()}
 
     def metric_names(self) -> tuple[str, ...]:
@@ -260,6 +334,12 @@ def _options(cfg: dict[str, Any]) -> TaskOptions:
         raise TaskConfigError(
             f"{cfg.get('task')}: metadata key {key!r} is {first.get('input')!r}: {first['msg']}"
         ) from None
+    wrong_k = [k for k in options.at_k or () if not 1 <= k <= options.repeats]
+    if wrong_k:
+        raise TaskConfigError(
+            f"{cfg.get('task')}: metadata key 'at_k' holds {wrong_k[0]}, repeats is "
+            f"{options.repeats}; pass@k and maj@k need 1 <= k <= repeats"
+        )
     if options.prompt_style not in STYLES:
         raise TaskConfigError(
             f"{cfg.get('task')}: metadata key 'prompt_style' is {options.prompt_style!r}; "

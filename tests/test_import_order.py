@@ -75,6 +75,7 @@ harness_ext.journal_entry
 harness_ext.journal
 harness_ext.extract
 harness_ext.verifier
+harness_ext.wrong_answers
 harness_ext.hints
 harness_ext.detectors
 harness_ext.llm
@@ -84,8 +85,10 @@ harness_ext.counts
 harness_ext.stats
 harness_ext.metrics
 harness_ext.effects
+harness_ext.benchmarks
 harness_ext.corpora
 harness_ext.prompts
+harness_ext.repeats
 harness_ext.steer_task
 harness_ext.hint_task
 harness_ext.batching
