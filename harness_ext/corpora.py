@@ -1,59 +1,57 @@
 """Benchmark questions from a local file, an environment folder, the hub, or the package itself.
 
 Every source is brought to the same rows, so that the digest of a hub copy and of a local copy
-of the same benchmark agree. Nothing here is random: the order is that of the question ids.
+of the same benchmark agree. Nothing here is random: questions come in the order of their ids or
+of their source, and options in an order that is a function of the question's id and a seed.
 """
 
+import csv
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from harness_ext.benchmarks import (
+    BENCHMARKS,
+    LETTERS,
+    Benchmark,
+    OwnBenchmark,
+    Row,
+    benchmark,
+    option_order,
+)
 from harness_ext.errors import DataError, DataNotFoundError
-from harness_ext.extract import Kind
 from harness_ext.paths import tasks_dir
 
+__all__ = [
+    "BENCHMARKS",
+    "DATA_ENV",
+    "Benchmark",
+    "Corpus",
+    "OwnBenchmark",
+    "as_dataset",
+    "benchmark",
+    "lm_eval_dataset",
+    "load_corpus",
+]
+
 DATA_ENV = "SAE_STEERED_DATA"
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Where the rows of a benchmark come from and how its answers are compared.
-
-    Attributes:
-        name: id, and the prefix of the question ids.
-        file: file name in a data folder.
-        kind: what an answer is (`number`, `math`, `choice`).
-        columns: columns of the benchmark's own schema, named in errors.
-        read: turns `(row number, raw row)` into a row.
-        hub: `(repository, configuration, split)`, or None for one that the package holds.
-        embedded: path below the task folder, or None.
-        rows: expected number of rows of the full set, or None.
-    """
-
-    name: str
-    file: str
-    kind: Kind
-    columns: tuple[str, ...]
-    read: Callable[[int, Row], Row]
-    hub: tuple[str, str | None, str] | None = None
-    embedded: str | None = None
-    rows: int | None = None
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Rows `{qid, question, answer, level, meta}` sorted by qid, and where they came from.
+    """Rows `{qid, question, answer, choices, level, meta}`, and where they came from.
 
-    `sha256` is that of the rows, not of the file: the hub's copy and a local one agree.
+    `choices` are option texts in the order shown, [] for free-form answers. `sha256` is that of
+    the rows by id, options in the source's order: the hub's copy and a local one agree, and so
+    do two seeds.
     """
 
     rows: tuple[Row, ...]
@@ -62,81 +60,24 @@ class Corpus:
     benchmark: Benchmark
 
 
-def _read_gsm8k(i: int, raw: Row) -> Row:
-    _, mark, gold = str(raw["answer"]).rpartition("####")
-    if not mark:
-        raise DataError(
-            f"row {i}: answer ends in {str(raw['answer'])[-30:]!r}, expected '#### N' "
-            "(schema of openai/gsm8k, configuration main)"
-        )
-    return {
-        "qid": raw.get("qid") or f"gsm8k-{i:05d}",
-        "question": raw["question"],
-        "answer": gold,
-    }
-
-
-def _read_own(i: int, raw: Row) -> Row:
-    qid = raw.get("qid")
-    if not qid:
-        raise DataError(f"row {i}: no 'qid'; rows of this schema need qid, question, answer")
-    return dict(raw)
-
-
-BENCHMARKS: dict[str, Benchmark] = {
-    b.name: b
-    for b in (
-        Benchmark(
-            name="gsm8k",
-            file="gsm8k_test.jsonl",
-            kind="number",
-            columns=("question", "answer"),
-            read=_read_gsm8k,
-            hub=("openai/gsm8k", "main", "test"),
-            rows=1319,
-        ),
-        Benchmark(
-            name="arith",
-            file="arith.jsonl",
-            kind="number",
-            columns=("qid", "question", "answer"),
-            read=_read_own,
-            embedded="steer_arith/items.jsonl",
-            rows=360,
-        ),
-    )
-}
-
-
-def benchmark(name: str) -> Benchmark:
-    """Return the benchmark called `name`.
-
-    Raises:
-        DataError: There is none.
-    """
-    try:
-        return BENCHMARKS[name]
-    except KeyError:
-        raise DataError(
-            f"unknown benchmark {name!r}; known are {', '.join(sorted(BENCHMARKS))}"
-        ) from None
-
-
-def load_corpus(name: str, data_path: str | None = None) -> Corpus:
+def load_corpus(
+    name: str | Mapping[str, Any], data_path: str | None = None, *, choice_seed: int = 0
+) -> Corpus:
     """Return the questions of a benchmark.
 
-    The first that applies: `data_path` (a `.jsonl` or `.json` file, or a folder that holds the
-    benchmark's file), the folder named by the environment variable `SAE_STEERED_DATA`, the
-    package's own items (`arith`), the hub. A benchmark that the package holds reads the folder
-    of the environment variable only if its file lies there.
+    The first that applies: `data_path` (a file, or a folder that holds the benchmark's file),
+    the folder named by the environment variable `SAE_STEERED_DATA`, the package's own items
+    (`arith`), the hub. Files are `.jsonl`, `.json`, `.csv` or `.parquet`. A benchmark that the
+    package holds reads the folder of the environment variable only if its file lies there.
 
     Args:
-        name: id in `BENCHMARKS`.
+        name: id in `BENCHMARKS`, or what `OwnBenchmark` describes.
         data_path: file or folder, usually from `--metadata data_path=…`.
+        choice_seed: seed of the order of options, for benchmarks that shuffle them.
 
     Raises:
         DataNotFoundError: A named file or folder is not there, or the hub cannot be reached.
-        DataError: Rows lack a column, an id comes twice, or an answer is empty.
+        DataError: Rows lack a column, an id comes twice, an answer is empty or names no option.
     """
     bench = benchmark(name)
     path = _local_file(bench, data_path)
@@ -146,9 +87,17 @@ def load_corpus(name: str, data_path: str | None = None) -> Corpus:
         raw, source = _read_hub(bench)
     rows = _normalise(bench, raw, source)
     digest = hashlib.sha256()
-    for row in rows:
+    for row in sorted(rows, key=lambda r: r["qid"]):
         digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+    if bench.shuffle:
+        rows = [_shuffled(row, choice_seed) for row in rows]
     return Corpus(tuple(rows), source, digest.hexdigest(), bench)
+
+
+def _shuffled(row: Row, seed: int) -> Row:
+    order = option_order(row["qid"], row["choices"], seed)
+    gold = LETTERS[order.index(LETTERS.index(row["answer"]))]
+    return {**row, "choices": [row["choices"][i] for i in order], "answer": gold}
 
 
 def _local_file(bench: Benchmark, data_path: str | None) -> Path | None:
@@ -157,8 +106,9 @@ def _local_file(bench: Benchmark, data_path: str | None) -> Path | None:
     if data_path:
         path = Path(data_path).expanduser()
         if path.is_dir():
-            if (path / bench.file).is_file():
-                return path / bench.file
+            found = _in_folder(path, bench)
+            if found is not None:
+                return found
             if own is None:
                 raise DataNotFoundError(
                     f"data_path {str(path)!r} holds no {bench.file}; put it there, or name the file"
@@ -167,32 +117,51 @@ def _local_file(bench: Benchmark, data_path: str | None) -> Path | None:
         if not path.is_file():
             raise DataNotFoundError(
                 f"data_path {str(path)!r} is neither a file nor a folder; "
-                f"give a .jsonl file or a folder that holds {bench.file}"
+                f"give a file or a folder that holds {bench.file}"
             )
         return path
     folder = os.environ.get(DATA_ENV)
     if folder:
-        path = Path(folder).expanduser() / bench.file
-        if path.is_file():
+        path = _in_folder(Path(folder).expanduser(), bench)
+        if path is not None:
             return path
         if own is None:
             raise DataNotFoundError(
                 f"{DATA_ENV}={folder} holds no {bench.file}; put it there, or unset {DATA_ENV} "
-                "to read the hub"
+                f"to read {bench.hub[0] if bench.hub else 'the hub'}"
+                f"{' (' + _gate(bench.hub[0]) + ')' if bench.gated and bench.hub else ''}"
             )
     return own
 
 
+def _in_folder(folder: Path, bench: Benchmark) -> Path | None:
+    """Return the benchmark's file in a folder, in any of the file types that are read."""
+    stem = bench.file.rsplit(".", 1)[0]
+    for suffix in SUFFIXES:
+        if (folder / f"{stem}{suffix}").is_file():
+            return folder / f"{stem}{suffix}"
+    return None
+
+
 def _read_file(path: Path) -> list[Row]:
-    if path.suffix not in {".jsonl", ".json"}:
-        raise DataError(f"{path}: file type {path.suffix!r} is not read; give .jsonl or .json")
+    if path.suffix not in SUFFIXES:
+        raise DataError(
+            f"{path}: file type {path.suffix!r} is not read; give {', '.join(SUFFIXES)}"
+        )
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_table(path).to_pylist()
+        text = path.read_text(encoding="utf-8-sig" if path.suffix == ".csv" else "utf-8")
         if path.suffix == ".json":
             raw = json.loads(text)
+        elif path.suffix == ".csv":
+            raw = list(csv.DictReader(text.splitlines(keepends=True)))
         else:
-            raw = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+            # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
+            raw = [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (ValueError, OSError, csv.Error) as err:  # ValueError: JSON, UTF-8 and Arrow errors
         raise DataError(f"{path}: not readable as {path.suffix} ({err}); expected UTF-8") from err
     if not isinstance(raw, list) or not all(isinstance(row, dict) for row in raw):
         raise DataError(f"{path}: expected a list of objects, one a question")
@@ -207,54 +176,93 @@ def _read_hub(bench: Benchmark) -> tuple[list[Row], str]:
         data = datasets.load_dataset(repo, config, split=split)
     except Exception as err:  # the hub's client raises many types, all mean the same here
         first = (str(err).splitlines() or [""])[0][:160]
+        remedy = _gate(repo) if bench.gated else "go online"
         raise DataNotFoundError(
             f"{bench.name}: cannot read {repo} from the hub ({type(err).__name__}: {first}); "
-            f"go online, or set {DATA_ENV}=DIR or --metadata data_path=… with {bench.file}"
+            f"{remedy}, or set {DATA_ENV}=DIR or --metadata data_path=… with {bench.file}"
         ) from err
     rows = [dict(row) for row in data]  # type: ignore[arg-type]
     return rows, f"hf://datasets/{repo}/{config or 'default'}/{split}"
+
+
+def _gate(repo: str) -> str:
+    return (
+        f"it is gated: accept its terms at https://huggingface.co/datasets/{repo} and log in with "
+        "`hf auth login`"
+    )
 
 
 def _normalise(bench: Benchmark, raw: list[Row], source: str) -> list[Row]:
     if not raw:
         raise DataError(f"{source}: no rows; {bench.name} needs at least one question")
     rows: dict[str, Row] = {}
-    for i, item in enumerate(raw):
-        missing = [c for c in bench.columns if c not in item]
+    for i, given in enumerate(raw):
+        item = {str(column).lower(): value for column, value in given.items()}
+        missing = [c for c in bench.columns if c.lower() not in item]
         if missing:
             raise DataError(
-                f"{source}: row {i} has columns {sorted(item)}, {bench.name} needs "
+                f"{source}: row {i} has columns {sorted(map(str, given))}, {bench.name} needs "
                 f"{', '.join(bench.columns)}; missing {', '.join(missing)}"
             )
         try:
-            row = bench.read(i, item)
+            row = _row(i, bench.read(i, item), bench)
         except DataError as err:
             raise DataError(f"{source}: {err}") from None
-        row = {
-            "qid": str(row["qid"]),
-            "question": str(row["question"]).strip(),
-            "answer": re.sub(r"\s+", " ", str(row["answer"])).strip(),
-            "level": str(row["level"]) if row.get("level") is not None else None,
-            "meta": json.dumps(row.get("meta") or {}, sort_keys=True, ensure_ascii=False),
-        }
-        if not row["answer"] or not row["question"]:
-            raise DataError(f"{source}: row {i} ({row['qid']}) has an empty question or answer")
         if row["qid"] in rows:
             raise DataError(f"{source}: id {row['qid']!r} comes twice; ids must be unique")
         rows[row["qid"]] = row
-    return [rows[qid] for qid in sorted(rows)]
+    return list(rows.values()) if bench.order == "source" else [rows[qid] for qid in sorted(rows)]
+
+
+def _row(i: int, read: Row, bench: Benchmark) -> Row:
+    row = {
+        "qid": str(read["qid"]),
+        "question": str(read["question"]).strip(),
+        "answer": re.sub(r"\s+", " ", str(read["answer"])).strip(),
+        "choices": [str(choice) for choice in read.get("choices") or ()],
+        "level": str(read["level"]) if read.get("level") is not None else None,
+        "meta": json.dumps(read.get("meta") or {}, sort_keys=True, ensure_ascii=False),
+    }
+    if not row["answer"] or not row["question"]:
+        raise DataError(f"row {i} ({row['qid']}) has an empty question or answer")
+    if bench.kind == "choice":
+        letters = LETTERS[: len(row["choices"])]
+        if not 2 <= len(row["choices"]) <= len(LETTERS) or not all(row["choices"]):
+            raise DataError(
+                f"row {i} ({row['qid']}) has options {row['choices']}; 2 to {len(LETTERS)} "
+                "that are not empty are needed"
+            )
+        if len(row["answer"]) != 1 or row["answer"] not in letters:
+            raise DataError(
+                f"row {i} ({row['qid']}) has the answer {row['answer']!r}, "
+                f"which is none of its options {letters}"
+            )
+    elif row["choices"]:
+        raise DataError(
+            f"row {i} ({row['qid']}) has options, {bench.name} has answers of kind {bench.kind!r}"
+        )
+    return row
 
 
 def as_dataset(corpus: Corpus) -> dict[str, datasets.Dataset]:
-    """Return `{"test": Dataset}` with the columns qid, question, answer, level, meta (JSON)."""
+    """Return `{"test": Dataset}`: qid, question, answer, choices (a list), level, meta (JSON)."""
+    text = datasets.Value("string")
     features = datasets.Features(
-        {c: datasets.Value("string") for c in ("qid", "question", "answer", "level", "meta")}
+        {
+            **dict.fromkeys(("qid", "question", "answer"), text),
+            "choices": datasets.Sequence(text),
+            **dict.fromkeys(("level", "meta"), text),
+        }
     )
     return {"test": datasets.Dataset.from_list(list(corpus.rows), features=features)}
 
 
 def lm_eval_dataset(
-    *, benchmark: str, data_path: str | None = None, **_: Any
+    *,
+    benchmark: str | Mapping[str, Any],
+    data_path: str | None = None,
+    choice_seed: int = 0,
+    **_: Any,
 ) -> dict[str, datasets.Dataset]:
     """Return a benchmark for the `custom_dataset` key of a user's own lm-eval YAML.
 
@@ -265,4 +273,4 @@ def lm_eval_dataset(
         DataNotFoundError: See `load_corpus`.
         DataError: See `load_corpus`.
     """
-    return as_dataset(load_corpus(benchmark, data_path))
+    return as_dataset(load_corpus(benchmark, data_path, choice_seed=choice_seed))

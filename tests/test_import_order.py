@@ -84,6 +84,14 @@ harness_ext.records
 harness_ext.counts
 harness_ext.stats
 harness_ext.metrics
+harness_ext.llm.settings
+harness_ext.llm.cache
+harness_ext.llm.transport
+harness_ext.llm.session
+harness_ext.llm.untrusted
+harness_ext.llm.prompts
+harness_ext.llm.verifier
+harness_ext.llm.judge
 harness_ext.effects
 harness_ext.benchmarks
 harness_ext.corpora

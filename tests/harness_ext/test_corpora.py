@@ -96,9 +96,9 @@ def test_broken_places_are_refused(tmp_path, monkeypatch):
     bad.write_text("not json\n")
     with pytest.raises(DataError, match="not readable"):
         load_corpus("gsm8k", str(bad))
-    table = tmp_path / "x.csv"
+    table = tmp_path / "x.tsv"
     table.write_text("a,b\n")
-    with pytest.raises(DataError, match=r"'\.csv' is not read"):
+    with pytest.raises(DataError, match=r"'\.tsv' is not read"):
         load_corpus("gsm8k", str(table))
     with pytest.raises(DataError, match="unknown benchmark 'nothing'"):
         load_corpus("nothing")

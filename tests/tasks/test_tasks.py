@@ -20,7 +20,8 @@ from harness_ext.paths import tasks_dir
 from harness_ext.records import read_records
 from harness_ext.steer_task import SteerTask
 
-TASKS = ["steer_arith", "steer_arith_hint", "steer_gsm8k", "steer_gsm8k_hint"]
+NAMES = ["arith", "gsm8k", "math500", "aime24", "aime25", "gpqa_diamond", "aqua"]
+TASKS = [f"steer_{name}{kind}" for name in NAMES for kind in ("", "_hint")]
 ROOT = Path(__file__).parents[2]
 
 
