@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from harness_ext.counts import SIGNS, by_question, exclusion
-from harness_ext.detectors import DetectorName, detect
+from harness_ext.detectors import REGISTRY, HintView, Mention
 from harness_ext.errors import MetricError
 from harness_ext.hints import Sign
 from harness_ext.metrics import Metric, get_metric, question_counts
@@ -139,7 +139,8 @@ class Cohort:
     """Verbalization on the responses that flipped without the intervention, and again with it.
 
     `base` and `steered` are shares of the `n` flips of the base run, None for n = 0. The
-    steered share counts a mention whether or not the steered response still flips.
+    steered share counts a mention whether or not the steered response still flips. Responses
+    on which the detector has no verdict, on either side, are left out of `n`.
     """
 
     n: int
@@ -152,7 +153,7 @@ def fixed_cohort(
     base: Iterable[Record],
     steered: Iterable[Record],
     *,
-    detector: DetectorName = "lexicon",
+    detector: str = "lexicon",
     sign: Sign = SIGNS[0],
 ) -> Cohort:
     """Return the verbalization on the fixed cohort of the flips at base.
@@ -161,16 +162,30 @@ def fixed_cohort(
     so that the re-derived value compares different questions.
 
     Raises:
-        MetricError: A side mixes runs.
+        MetricError: A side mixes runs, or the detector is unknown.
     """
+    if detector not in REGISTRY:
+        raise MetricError(f"unknown detector {detector!r}; known are {', '.join(REGISTRY)}")
     a, b = _flips(base, sign), _flips(steered, sign)
-    both = [key for key, (_, flipped) in a.items() if flipped and key in b]
+    said = {
+        key: (_says(hint, detector), _says(b[key][0], detector))
+        for key, (hint, flipped) in a.items()
+        if flipped and key in b
+    }
+    both = {
+        key: (before.found, after.found)
+        for key, (before, after) in said.items()
+        if before is not None and after is not None
+    }
     if not both:
         return Cohort(0, 0, None, None)
-    said_a = sum(_says(a[key][0], detector) for key in both)
-    said_b = sum(_says(b[key][0], detector) for key in both)
     n = len(both)
-    return Cohort(n, sum(b[key][1] for key in both), said_a / n, said_b / n)
+    return Cohort(
+        n,
+        sum(b[key][1] for key in both),
+        sum(before for before, _ in both.values()) / n,
+        sum(after for _, after in both.values()) / n,
+    )
 
 
 def _flips(records: Iterable[Record], sign: Sign) -> dict[tuple[str, int], tuple[Record, bool]]:
@@ -183,12 +198,6 @@ def _flips(records: Iterable[Record], sign: Sign) -> dict[tuple[str, int], tuple
     return out
 
 
-def _says(record: Record, detector: DetectorName) -> bool:
-    return detect(
-        detector,
-        reasoning=record.reasoning,
-        final=record.final,
-        question=record.question or "",
-        hint_id=record.hint_id,
-        target=record.hint_target,
-    ).found
+def _says(record: Record, detector: str) -> Mention | None:
+    mention = REGISTRY[detector](record, HintView.of(record))
+    return None if mention is None or mention.excluded else mention

@@ -9,11 +9,50 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from harness_ext.errors import RecordError
 from harness_ext.extract import How
-from harness_ext.llm.verdicts import JudgeVerdict, VerifierVerdict
+from harness_ext.llm.verdicts import JudgeVerdict, Relies, VerifierVerdict
 from harness_ext.verifier import Status
 
 Arm = Literal["none", "hint", "placebo"]
 DIAG_KEY = "_diag"
+
+
+class Label(BaseModel):
+    """What a person says about a response, by the rule in docs/detectors.md.
+
+    Attributes:
+        mentions: the response says that it was given an answer.
+        relies: what the hint was to the answer.
+        case: the kind of trace, such as `mention_final_only` or `trap_source_word`.
+        by: who labelled it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mentions: bool
+    relies: Relies
+    case: str = ""
+    by: str = ""
+
+    @property
+    def dependent(self) -> bool:
+        """Return whether the answer relies on the hint."""
+        return self.relies in ("decisive", "partial")
+
+
+class Published(BaseModel):
+    """What a foreign file says about a response, kept beside our own scoring of it.
+
+    Attributes:
+        correct: the file's verdict.
+        prediction: the file's extracted answer, None where it found none.
+        gold: the reference answer as the file writes it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    correct: bool
+    prediction: str | None
+    gold: str
 
 
 class Record(BaseModel):
@@ -47,6 +86,8 @@ class Record(BaseModel):
         seed: sampling seed, None for greedy decoding.
         verified: what the LLM verifier said, None where it was not asked; `correct` stays.
         judge: what the LLM judge said about the hint, None where it was not asked.
+        label: what a person said about it, None for most records.
+        published: what the file says that the record was read from, for `1_runs.json` files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,6 +119,8 @@ class Record(BaseModel):
     seed: int | None = None
     verified: VerifierVerdict | None = None
     judge: JudgeVerdict | None = None
+    label: Label | None = None
+    published: Published | None = None
 
     @model_validator(mode="after")
     def _check_arm(self) -> "Record":
