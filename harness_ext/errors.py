@@ -37,6 +37,10 @@ class MetricError(HarnessError, ValueError):
     """A metric is unknown, or its inputs do not fit together."""
 
 
+class VerifierError(HarnessError, RuntimeError):
+    """The process that compares mathematical answers cannot be started."""
+
+
 class LLMConfigError(HarnessError, ValueError):
     """The endpoint, model or key of the LLM verifier or judge is missing or unusable."""
 

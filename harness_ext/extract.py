@@ -3,32 +3,58 @@ r"""What a response gives as its answer: the last balanced `\boxed{}`, a stated 
 math_verify is not asked to find the answer: it merges two boxes of one line
 (`\boxed{25} then \boxed{204}` becomes 25204) and reads any number in running text as the
 answer. It only compares what was extracted here.
+
+A response may be a megabyte of anything, so every pattern here has bounded repeats and starts
+at a fixed word: the time is linear in the length.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
+
+from harness_ext.choices import choice_letter, match_option, named_option
+from harness_ext.plain_numbers import MAX_NUMBER_CHARS, NUMBER, parse_number
+
+__all__ = [
+    "MAX_NUMBER_CHARS",
+    "Extracted",
+    "How",
+    "Kind",
+    "choice_letter",
+    "extract",
+    "last_boxed",
+    "last_number",
+    "parse_number",
+    "stated_answer",
+]
 
 How = Literal["boxed", "stated", "last_number", "none"]
 Kind = Literal["number", "math", "choice"]
 
-MAX_NUMBER_CHARS = 100  # with its units; what is longer is no plain number
+MAX_STATED_CHARS = 2000  # of a stated answer; longer lines are no answers
 
-_NUMBER = r"[-\u2212+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-\u2212+]?\.\d+"
-_NUMBER_RE = re.compile(rf"(?<![\w.])(?:\\?\$\s*)?({_NUMBER})(?!\d)")
-_BOX_RE = re.compile(r"\\(?:boxed|fbox)\s*(\{)?")
+_NUMBER_RE = re.compile(rf"(?<![\w.])(?:\\?\$\s{{0,3}})?({NUMBER})(?!\d)")
+_BOX_RE = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,20}(\{)?")
+_BARE_BOX_RE = re.compile(r"\s{0,20}([^\s{}\\$]{1,60}?)(?=[\s$.,]|$)")
+_GAP = r"[\s*_:=]{0,20}"
 _STATED_RE = re.compile(
-    r"(?:####\s*|(?:final\s+)?\banswer\b\s*(?:\([^)]*\)\s*)?(?:is|:|=|would be|will be)\s*:?\s*)"
-    r"([^\n]+)",
+    r"(?:####|\banswer\b[*_]{0,3}\s{0,20}(?:\([^)\n]{0,80}\)\s{0,20})?[*_]{0,3}"
+    rf"(?:is\b|:|=|would be\b|will be\b)){_GAP}",
     re.IGNORECASE,
 )
-_CHOICE_RE = re.compile(r"^\W*(?:\\(?:text|mathrm|textbf|mathbf)\s*\{)?\W*([A-J])\b(?!['\u2019])")
-_CHOICE_LINE_RE = re.compile(r"^\W*([A-J])\W*$")
-_UNIT_RE = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{[^{}]*\}")
-_SIMPLE_RE = re.compile(rf"^({_NUMBER})(?:\s*/\s*(\d+))?$")
-_LEADING_RE = re.compile(rf"^\W*?(?:\\?\$\s*)?({_NUMBER})(?!\d)(?!\s*[-+*/x\u00d7=^\u00f7\\])")
-_FRAC_RE = re.compile(r"^([-\u2212+]?)\\[dt]?frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?$")
+_STATED_CHOICE_RE = re.compile(
+    r"(?:####|\b(?:answer|option|choice)\b[*_]{0,3}\s{0,20}(?:\([^)\n]{0,80}\)\s{0,20})?[*_]{0,3}"
+    rf"(?:is\b|:|=|would be\b|will be\b)){_GAP}",
+    re.IGNORECASE,
+)
+_MATH_RE = re.compile(
+    r"\$\$(.{1,400}?)\$\$|\$([^$\n]{1,400})\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]"
+)
+_CHOICE_LINE_RE = re.compile(r"^[\W_]{0,20}([A-J])[\W_]{0,20}$")
+_LEADING_RE = re.compile(
+    rf"^[^\w.+-]{{0,20}}?(?:\\?\$\s{{0,3}})?({NUMBER})(?!\d)(?!\s{{0,5}}[-+*/x\u00d7=^\u00f7\\])"
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +77,7 @@ def last_boxed(text: str) -> str | None:
         if match.start() < outer_end:
             continue  # inside a box that has been taken whole
         if match.group(1) is None:
-            bare = re.compile(r"\s*(\S+?)(?=[\s$.,]|$)").match(text, match.end())
+            bare = _BARE_BOX_RE.match(text, match.end())
             found = bare.group(1) if bare else found
             continue
         end = closing.get(match.end() - 1)
@@ -72,86 +98,56 @@ def _closing_braces(text: str) -> dict[int, int]:
     return closing
 
 
-def stated_answer(text: str) -> str | None:
-    """Return what follows the last "answer is", "Answer:" or "####" on its line, or None."""
-    matches = _STATED_RE.findall(text)
-    for found in reversed(matches):
-        cleaned = found.strip().strip("*_ ").rstrip(".")
+def stated_answer(text: str, *, choice: bool = False) -> str | None:
+    """Return what follows the last "answer is", "Answer:" or "####" on its line, or None.
+
+    Args:
+        text: the response.
+        choice: "option is" and "choice:" state an answer too.
+    """
+    pattern = _STATED_CHOICE_RE if choice else _STATED_RE
+    found = None
+    for match in pattern.finditer(text):
+        start = match.end()
+        end = text.find("\n", start, start + MAX_STATED_CHARS)
+        line = text[start : end if end >= 0 else start + MAX_STATED_CHARS]
+        # "\boxed" is cut off where a response ends in the middle of its box: not an answer.
+        cleaned = line.strip().strip("*_ ").rstrip(".").strip()
         if cleaned:
-            return cleaned
-    return None
+            found = cleaned
+    return found
 
 
 def last_number(text: str) -> str | None:
     """Return the last number of a text, thousands separators kept, or None."""
-    numbers = _NUMBER_RE.findall(text)
-    return numbers[-1] if numbers else None
+    found = None
+    for match in _NUMBER_RE.finditer(text):
+        found = match
+    return found.group(1) if found else None
 
 
-def parse_number(text: str) -> Fraction | None:
-    r"""Return the value of a text that is one number and nothing else, or None.
-
-    Currency signs, thousands separators, a percent sign (its number, not a hundredth of it:
-    `10\%` is 10), LaTeX spacing, `\text{ units}`, one trailing word of units, leading zeros and
-    a trailing dot are allowed. `1/2` and `\frac{1}{2}` are numbers; an equation is not.
-    """
-    if len(text) > MAX_NUMBER_CHARS:
-        return None
-    s = text.strip().strip("`*").strip()
-    s = re.sub(r"^\\?[(\[]\s*|\s*\\[)\]]$", "", s) if s.startswith(("\\(", "\\[")) else s
-    s = _UNIT_RE.sub("", s)
-    s = s.replace("{,}", ",")  # how LaTeX writes a thousands separator
-    s = re.sub(r"\\[,;:! ]|~|\\left|\\right", "", s).replace("\\$", "").replace("$", "")
-    s = s.replace("\\%", "").replace("%", "").replace("\u2212", "-").strip()
-    s = re.sub(r"\s*\^?\s*\\circ$|°$", "", s)
-    s = re.sub(r"(?<=\d)\s+[A-Za-z][A-Za-z .²³/-]*$", "", s)  # "12 apples"
-    s = s.strip().rstrip(".").replace(",", "") if re.search(r"\d,\d{3}(?!\d)", s) else s
-    s = s.strip().rstrip(".").strip()
-    if frac := _FRAC_RE.match(s):
-        sign, top, bottom = frac.groups()
-        return None if int(bottom) == 0 else Fraction(int(f"{sign}{top}"), int(bottom))
-    simple = _SIMPLE_RE.match(s)
-    if not simple:
-        return None
-    top, bottom = simple.groups()
-    if bottom is not None and int(bottom) == 0:
-        return None
-    return Fraction(top.replace(",", "")) / int(bottom or 1)
-
-
-def choice_letter(text: str) -> str | None:
-    r"""Return the option letter (A to J) that a short text names, or None.
-
-    `B`, `(B)`, `B) 12`, `\text{B}`, `**B**` name one; "A man has …" does not, because the
-    article counts as a letter only where punctuation or nothing follows it.
-    """
-    s = text.strip().strip("$").strip()
-    match = _CHOICE_RE.match(s)
-    if not match:
-        return None
-    rest = s[match.end() :]
-    return match.group(1) if not rest.strip() or re.match(r"\s*[).:},*$]", rest) else None
-
-
-def extract(text: str, *, kind: Kind) -> Extracted:
+def extract(text: str, *, kind: Kind, options: Sequence[str] | None = None) -> Extracted:
     r"""Return the answer that a final text gives.
 
     The last balanced `\boxed{}` wins, then the last stated answer ("answer is …", "Answer: …",
-    "#### …"), then, for `number`, the last number in the text, and for `choice`, a letter that
-    stands alone on the last line.
+    "#### …"), then, for `number`, the last number in the text, and for `choice`, "option B is
+    correct" or a letter that stands alone on the last line. A box without an option in it
+    (`\boxed{E = mc^2}`) is passed over in a choice.
 
     Args:
         text: the part of the response after the reasoning.
         kind: `number` (the gold is a plain number), `math` (any expression), `choice` (a letter).
+        options: texts of the options of a choice, in order: an answer that gives the text or
+            the number of just one of them then counts as its letter.
     """
     boxed = last_boxed(text)
     if boxed:
-        value = _as_kind(boxed, kind, boxed=True)
+        value = _as_kind(boxed, kind, options, boxed=True)
         if value is not None:
             return Extracted(value, "boxed")
-    stated = stated_answer(text)
+    stated = stated_answer(text, choice=kind == "choice")
     if stated:
-        value = _as_kind(stated, kind, boxed=False)
+        value = _as_kind(stated, kind, options, boxed=False)
         if value is not None:
             return Extracted(value, "stated")
     if kind == "number":
@@ -161,20 +157,33 @@ def extract(text: str, *, kind: Kind) -> Extracted:
     if kind == "choice":
         lines = [line for line in text.splitlines() if line.strip()]
         alone = _CHOICE_LINE_RE.match(lines[-1]) if lines else None
-        if alone:
-            return Extracted(alone.group(1), "stated")
+        letter = alone.group(1) if alone else named_option(text)
+        if letter is not None and _offered(letter, options):
+            return Extracted(letter, "stated")
     return Extracted(None, "none")
 
 
-def _as_kind(found: str, kind: Kind, *, boxed: bool) -> str | None:
+def _as_kind(found: str, kind: Kind, options: Sequence[str] | None, *, boxed: bool) -> str | None:
     if kind == "choice":
-        return choice_letter(found)
+        letter = choice_letter(found)
+        if letter is not None and _offered(letter, options):
+            return letter
+        return match_option(found, options) if options else None
     if kind == "math":
+        if not boxed:
+            # "The answer is $x^2$, since …": the formula, not the sentence.
+            formula = _MATH_RE.search(found)
+            if formula:
+                found = next(g for g in formula.groups() if g is not None)
         return found.strip().strip("$").strip() or None
     number = _number_of(found)
     # A box that holds no number is still the model's answer, and is compared as maths; a
     # sentence that merely holds the word "answer" is not.
     return number if number is not None or not boxed else found.strip() or None
+
+
+def _offered(letter: str, options: Sequence[str] | None) -> bool:
+    return not options or ord(letter) - ord("A") < len(options)
 
 
 def _number_of(found: str) -> str | None:
