@@ -106,6 +106,10 @@ class Journal:
     def __len__(self) -> int:
         return len(self._index)
 
+    def __bool__(self) -> bool:
+        # An empty journal is a journal: `if journal` asks whether there is one.
+        return True
+
     def __contains__(self, key: str) -> bool:
         return key in self._index
 

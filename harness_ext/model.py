@@ -8,7 +8,7 @@ from typing import Any
 from lm_eval.api.model import LM
 from lm_eval.utils import simple_parse_args_string
 
-from harness_ext.errors import for_command_line
+from harness_ext.errors import HarnessError, for_command_line
 from interventions.errors import SpecError, SteeringError
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class SAESteeredLM(LM):
             logger.info("batch_size 1 is taken as 'auto'; use max_batch_size=1 to force one row")
         try:
             return cls(**{**extra, **arg_dict})
-        except SteeringError as error:
+        except (HarnessError, SteeringError) as error:
             raise for_command_line(error) from None
 
     def loglikelihood(self, requests: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,16 +14,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from harness_ext.batching import generation_batch_size, scoring_batch_size
-from harness_ext.generation import Generation
+from harness_ext.generate_hf import Generator, tokenizer_digest
 from harness_ext.hf_config import eos_ids, has_rotary_positions, load_config, model_facts, versions
+from harness_ext.journal import Entry
+from harness_ext.journal_work import JournalUse
 from harness_ext.requests import Decoding, Job, make_jobs, parse_decoding, refuse_cached_repeats
-from harness_ext.responses import build_response
-from harness_ext.sampling import response_seed, sampling_processors
-from harness_ext.scored_rows import ScoredRows
-from harness_ext.stopping import Delimiters, RowStopper
+from harness_ext.score_hf import Scorer
+from harness_ext.scored_rows import ScoredRows, refuse_unknown_context
+from harness_ext.stopping import Delimiters
 from interventions.backends.hf import HFSteering, measure_median_norms, token_facts
 from interventions.default_model import resolve_pretrained
-from interventions.errors import ModelMismatchError, SpecError
+from interventions.errors import ModelMismatchError
 from interventions.fingerprint import digest, weights_digest
 from interventions.plan import Plan, make_plan
 from interventions.spec import InterventionSpec
@@ -52,6 +54,7 @@ class SteeredHF(_HFLM):
         *,
         spec: str | Mapping[str, Any] | InterventionSpec | None = None,
         edits: Any = None,
+        journal: str | os.PathLike[str] | None = None,
         seed: int = 1234,
         think_start_token: str = "<think>",
         think_end_token: str | int | None = None,
@@ -67,6 +70,7 @@ class SteeredHF(_HFLM):
             pretrained: hub name, local folder, loaded model, or `default`.
             spec: file, JSON text, mapping or spec of the intervention; None steers nothing.
             edits: list of edits, with `sae_*` arguments as their defaults, instead of `spec`.
+            journal: folder that keeps responses; what is in it already is not made again.
             seed: base of every response's sampling seed.
             think_start_token: text that opens the reasoning.
             think_end_token: text, or token id, that closes it; `</think>` if None.
@@ -79,6 +83,7 @@ class SteeredHF(_HFLM):
         Raises:
             interventions.errors.SteeringError: a spec that does not fit the model; before its
                 weights are loaded.
+            JournalError: the journal cannot be opened.
         """
         inline = {key: kwargs.pop(key) for key in list(kwargs) if key.startswith("sae_")}
         wanted = spec_from_args({"spec": spec, "edits": edits, **inline}) or BASELINE
@@ -91,6 +96,7 @@ class SteeredHF(_HFLM):
             config = pretrained.config
             self._label = config.name_or_path or type(pretrained).__name__
         plan = make_plan(wanted, model_facts(self._label, config))
+        self._journal = JournalUse(journal)
         if enable_thinking is not None:
             chat_template_args = {**(chat_template_args or {}), "enable_thinking": enable_thinking}
         super().__init__(
@@ -115,6 +121,10 @@ class SteeredHF(_HFLM):
         self._scored: ScoredRows | None = None
         self._absolute_positions = not has_rotary_positions(self.model)
         self._identity = weights_digest(self.model)
+        self._journal.describe(
+            {"backend": "hf", "model": self._label, "device": self.device.type, **versions()},
+            lambda: f"{self._identity}-{tokenizer_digest(self.tokenizer)}",
+        )
         self._use(plan)
 
     def set_intervention(
@@ -184,20 +194,32 @@ class SteeredHF(_HFLM):
             disable=disable_tqdm or self.rank != 0,
             desc=f"Generating [{self._plan.spec.name}]",
         )
+        generator = self._generator()
+
+        def deliver(job: Job, entry: Entry) -> None:
+            assert isinstance(entry.response, str)
+            results[job.index] = entry.response
+            self.cache_hook.add_partial(
+                "generate_until", (job.prompt, job.gen_kwargs), entry.response
+            )
+            bar.update()
+
+        def resume(job: Job, entries: list[Entry]) -> None:
+            self._steering.receipt.resume(entries[0].counts)
+            deliver(job, entries[0])
+
         with self._steering:
             for key, group in groups.items():
+                decoding = decodings[key]
                 group.sort(key=lambda job: (-len(job.ids), job.prompt))
-                while group:
-                    size = self._generation_batch(group, decodings[key])
-                    batch, group = group[:size], group[size:]
-                    responses = self._generate_batch(batch, decodings[key])
-                    for job, response in zip(batch, responses, strict=True):
-                        results[job.index] = response
-                        self.cache_hook.add_partial(
-                            "generate_until", (job.prompt, job.gen_kwargs), response
-                        )
-                    bar.update(len(batch))
+                with self._journal.work(group, generator.keys_of(decoding), resume) as work:
+                    while batch := work.take(lambda left, d=decoding: self._rows_of(left, d)):
+                        entries = self._generate_batch(batch, decoding)
+                        work.finish(batch, [[entry] for entry in entries])
+                        for job, entry in zip(batch, entries, strict=True):
+                            deliver(job, entry)
         bar.close()
+        self._journal.settle()
         self._steering.receipt.check_effect(self._plan)
         return results
 
@@ -217,7 +239,7 @@ class SteeredHF(_HFLM):
             pad_id=self.tokenizer.pad_token_id,
         )
 
-    def _generation_batch(self, group: Sequence[Job], decoding: Decoding) -> int:
+    def _rows_of(self, group: Sequence[Job], decoding: Decoding) -> int:
         length = len(group[0].ids) + group[0].budget(decoding.max_new_tokens)
         if self.batch_size != "auto":
             size = int(self.batch_size)
@@ -234,63 +256,20 @@ class SteeredHF(_HFLM):
                 size -= 1
         return size
 
-    def _generate_batch(self, batch: Sequence[Job], decoding: Decoding) -> list[Generation]:
-        budgets = [job.budget(decoding.max_new_tokens) for job in batch]
-        seeds = [response_seed(decoding.seed, job.seed_key, job.repeat) for job in batch]
-        decoding.config.max_new_tokens = max(budgets)
-        processors = None
-        if decoding.sampling is not None:
-            processors = sampling_processors(
-                dict(decoding.sampling), seeds, max(budgets), self.device
-            )
-        width = len(batch[0].ids)
-        pad = self.tokenizer.pad_token_id
-        left = [width - len(job.ids) for job in batch]
-        ids = torch.tensor(
-            [[pad] * n + list(job.ids) for n, job in zip(left, batch, strict=True)],
-            device=self.device,
-        )
-        start = torch.tensor(left, device=self.device)
-        mask = (torch.arange(width, device=self.device) >= start.unsqueeze(1)).long()
-        opened = [self._delimiters.left_open(job.prompt) for job in batch]
-        self._steering.begin(start, torch.full_like(start, width))
-        stopper = RowStopper(
-            self.tokenizer,
-            prompt_width=width,
-            eos_ids=decoding.config.eos_token_id or (),
-            until=decoding.until,
+    def _generator(self) -> Generator:
+        return Generator(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            identity=self._journal.identity,
+            steering=self._steering,
+            intervention=self.intervention,
             delimiters=self._delimiters,
-            opened=opened,
-            budgets=budgets,
-            on_finish=self._steering.finish_rows,
+            device=self.device,
+            autocast=self.mixed_precision_dtype,
         )
-        with torch.autocast(
-            device_type=self.device.type,
-            dtype=self.mixed_precision_dtype,
-            enabled=self.mixed_precision_dtype is not None,
-        ):
-            output = self.model.generate(  # pyright: ignore[reportCallIssue]
-                input_ids=ids,
-                attention_mask=mask,
-                generation_config=decoding.config,
-                stopping_criteria=transformers.StoppingCriteriaList([stopper]),
-                logits_processor=processors,
-            )
-        new = [row[: stopper.n_tokens[i]] for i, row in enumerate(output[:, width:].tolist())]
-        self._steering.check([job.ids for job in batch], [row[:-1] for row in new])
-        return [
-            build_response(
-                self.tokenizer,
-                row,
-                until=decoding.until,
-                delimiters=self._delimiters,
-                opened=opened[i],
-                finish_reason=stopper.reasons[i],
-                seed=seeds[i] if decoding.sampling is not None else None,
-                intervention=self.intervention,
-            )
-            for i, row in enumerate(new)
-        ]
+
+    def _generate_batch(self, batch: Sequence[Job], decoding: Decoding) -> list[Entry]:
+        return self._generator().run(batch, decoding)
 
     # -- scoring ------------------------------------------------------------------------------
 
@@ -308,11 +287,34 @@ class SteeredHF(_HFLM):
         self._scored = ScoredRows(requests, self.max_length, self._label)
         try:
             with self._steering:
-                scores = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+                if self._journal.opened is None:
+                    scores = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+                else:
+                    scores = self._scorer(override_bs).run(requests, self._scored, self._keep_score)
         finally:
             self._scored = None
+        self._journal.settle()
         self._steering.receipt.check_effect(self._plan)
         return scores
+
+    def _scorer(self, override_bs: int | None) -> Scorer:
+        def size(longest: int) -> int:
+            if self.batch_size != "auto":
+                return int(self.batch_size)
+            most = int(self.max_batch_size or 64)
+            return override_bs or scoring_batch_size(self.config, self.device, longest, most)
+
+        assert self._journal.opened is not None
+        return Scorer(
+            work=self._journal.work,
+            identity=self._journal.identity,
+            intervention=self.intervention,
+            dtypes=[str(self.softmax_dtype), str(self.mixed_precision_dtype)],
+            grouped=bool(self.logits_cache),
+            score=lambda rows, n: super(SteeredHF, self)._loglikelihood_tokens(rows, True, n),
+            size=size,
+            receipt=self._steering.receipt,
+        )
 
     def _model_call(
         self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None
@@ -324,7 +326,7 @@ class SteeredHF(_HFLM):
         for row in rows:
             context, length = self._scored.bounds(row)
             if context is None:
-                self._refuse_unknown_context()
+                refuse_unknown_context(self._plan)
                 context = length
             prompts.append(row[:context])
             fed.append(row[context:length])
@@ -332,16 +334,9 @@ class SteeredHF(_HFLM):
         prompt_end, end = torch.tensor(ends, device=inps.device).T
         self._steering.begin(torch.zeros_like(end), prompt_end, end)
         logits = super()._model_call(inps, attn_mask, labels)
-        self._steering.check(prompts, fed)
+        counts = self._steering.check(prompts, fed)
+        self._scored.keep_counts(prompts, fed, counts)
         return logits
-
-    def _refuse_unknown_context(self) -> None:
-        selectors = (s for layer in self._plan.layers for s in layer.selectors)
-        if any(s.positions not in ("all", "thinking") for s in selectors):
-            raise SpecError(
-                "two requests score the same tokens with different contexts; positions that"
-                " depend on the prompt's length are ambiguous here, use `positions: all`"
-            )
 
     def _detect_batch_size(self, requests: Sequence[Any] | None = None, pos: int = 0) -> int:
         longest = self.max_length
@@ -351,6 +346,10 @@ class SteeredHF(_HFLM):
         return scoring_batch_size(self.config, self.device, longest, int(self.max_batch_size or 64))
 
     # -- what travels with results ------------------------------------------------------------
+
+    def _keep_score(self, request: Any, score: tuple[float, bool]) -> None:
+        if request is not None:  # a window of a rolling score
+            self.cache_hook.add_partial("loglikelihood", request, score)
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Keep `--use_cache` apart by model, intervention and seed: its own key knows none."""
@@ -391,6 +390,7 @@ class SteeredHF(_HFLM):
                 "edits": self._plan.description,
                 "median_norm": {str(x.hook_point): x.median_norm for x in self._plan.layers},
                 "receipt": self._steering.receipt.as_dict(),
+                "journal": self._journal.info(),
                 "seed": self._seed,
                 "versions": versions(),
             },

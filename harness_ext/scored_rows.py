@@ -7,7 +7,9 @@ most tokenizers. So the rows that were asked for are remembered, and looked up.
 from collections.abc import Sequence
 from typing import Any
 
+from interventions.editor import EditCounts
 from interventions.errors import SpecError
+from interventions.plan import Plan
 
 
 class ScoredRows:
@@ -36,6 +38,24 @@ class ScoredRows:
             fed = tuple((list(context) + list(continuation))[:-1])
             self._contexts.setdefault(fed, set()).add(len(context))
         self._lengths = {len(fed) for fed in self._contexts}
+        self._counts: dict[tuple[int, ...], tuple[EditCounts, ...]] = {}
+
+    def keep_counts(
+        self,
+        contexts: Sequence[Sequence[int]],
+        fed: Sequence[Sequence[int]],
+        counts: Sequence[tuple[EditCounts, ...]],
+    ) -> None:
+        """Remember what the rows of a batch counted, by edit."""
+        for context, rest, row in zip(contexts, fed, counts, strict=True):
+            self._counts[(*context, *rest)] = row
+
+    def counts(self, fed: Sequence[int]) -> tuple[EditCounts, ...]:
+        """Return what the row `fed` counted; it may have been run with zeros after it."""
+        row = tuple(fed)
+        while row not in self._counts and len(row) <= max(self._lengths):
+            row += (0,)
+        return self._counts[row]
 
     def bounds(self, row: Sequence[int]) -> tuple[int | None, int]:
         """Return `(context length, length)` of a padded row.
@@ -58,3 +78,17 @@ class ScoredRows:
         if not length:
             raise SpecError("a row that nobody asked to score reached the model")
         return (next(iter(contexts)) if len(contexts) == 1 else None), length
+
+
+def refuse_unknown_context(plan: Plan) -> None:
+    """Return nothing if the plan steers a row alike wherever its context ends.
+
+    Raises:
+        SpecError: the positions of an edit depend on it.
+    """
+    selectors = (s for layer in plan.layers for s in layer.selectors)
+    if any(s.positions not in ("all", "thinking") for s in selectors):
+        raise SpecError(
+            "two requests score the same tokens with different contexts; positions that"
+            " depend on the prompt's length are ambiguous here, use `positions: all`"
+        )
