@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness_ext.choices import LETTERS
 from harness_ext.errors import DataError
 from harness_ext.extract import Kind
 
 Row = dict[str, Any]
-LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass(frozen=True)

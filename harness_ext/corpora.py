@@ -19,13 +19,13 @@ import datasets
 
 from harness_ext.benchmarks import (
     BENCHMARKS,
-    LETTERS,
     Benchmark,
     OwnBenchmark,
     Row,
     benchmark,
     option_order,
 )
+from harness_ext.choices import LETTERS
 from harness_ext.errors import DataError, DataNotFoundError
 from harness_ext.paths import tasks_dir
 

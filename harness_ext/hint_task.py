@@ -8,7 +8,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from harness_ext.benchmarks import LETTERS
+from harness_ext.choices import LETTERS
 from harness_ext.counts import count_question
 from harness_ext.detectors import DETECTORS
 from harness_ext.errors import HintError

@@ -16,7 +16,7 @@ options. Sources, each at a fixed commit:
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness_ext.benchmarks import LETTERS
+from harness_ext.choices import LETTERS
 from harness_ext.errors import TaskConfigError
 from harness_ext.hints import Position
 

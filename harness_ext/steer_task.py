@@ -252,7 +252,7 @@ class SteerTask(ConfigurableTask):
             hint_sign: `correct` or `wrong` in the hint arm.
             hint_target: the hinted answer in the hint arm.
         """
-        kind = self.corpus.benchmark.kind
+        kind, options = self.corpus.benchmark.kind, doc.get("choices") or None
         meta: dict[str, Any] = {}
         if isinstance(text, Generation):
             reasoning, final = text.reasoning, text.final
@@ -271,7 +271,7 @@ class SteerTask(ConfigurableTask):
             )
             # A plain string does not say how it ended; reasoning that never closed was cut.
             truncated = opened and self.options.think_end not in text
-        scored = score(final, doc["answer"], kind=kind, truncated=truncated)
+        scored = score(final, doc["answer"], kind=kind, truncated=truncated, options=options)
         return Record(
             task=self.task_name,
             qid=doc["qid"],
@@ -284,13 +284,13 @@ class SteerTask(ConfigurableTask):
             status=scored.status,
             correct=scored.correct,
             how=scored.how,
-            correct_lenient=lenient_correct(str(text), doc["answer"], kind=kind),
+            correct_lenient=lenient_correct(str(text), doc["answer"], kind=kind, options=options),
             reasoning=reasoning,
             final=final,
             sample=sample,
-            question=with_options(doc["question"], doc.get("choices") or ()),
+            question=with_options(doc["question"], options or ()),
             level=doc.get("level"),
-            n_choices=len(doc.get("choices") or ()) or None,
+            n_choices=len(options) if options else None,
             **meta,
         )
 

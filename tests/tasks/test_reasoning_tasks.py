@@ -73,6 +73,15 @@ def test_a_letter_is_read_in_the_usual_forms(name, form, data):
     assert results["results"][f"steer_{name}"]["exact_match,none"] == 1
 
 
+def test_the_text_of_an_option_counts_for_its_letter(data):
+    def text(prompt, doc, i):
+        return boxed(doc["choices"]["ABCD".index(doc["answer"])])
+
+    name = "steer_gpqa_diamond"
+    results = evaluate(Scripted(text), [name], limit=10, metadata={"data_path": data})
+    assert results["results"][name]["exact_match,none"] == 1
+
+
 @pytest.mark.parametrize("name", REASONING)
 def test_the_protocol_is_that_of_r1(name, data):
     results = evaluate(Scripted(right), [f"steer_{name}"], limit=1, metadata={"data_path": data})
