@@ -7,7 +7,7 @@ the model is there; `Plan.with_median_norms` adds it.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -134,8 +134,15 @@ class Plan:
         return dataclasses.replace(self, model=dataclasses.replace(self.model, identity=identity))
 
 
-def make_plan(spec: InterventionSpec, model: ModelFacts) -> Plan:
+def make_plan(
+    spec: InterventionSpec, model: ModelFacts, *, load: Callable[[SAERef], SAE] = load_sae
+) -> Plan:
     """Return the plan of a spec for a model, from the model's config alone.
+
+    Args:
+        spec: what is asked for.
+        model: what it is asked of.
+        load: gives the SAE of a reference; for callers that keep loaded SAEs.
 
     Raises:
         SpecError: edits contradict one another, or a value is missing.
@@ -147,7 +154,9 @@ def make_plan(spec: InterventionSpec, model: ModelFacts) -> Plan:
     features: dict[SAERef, list[int]] = {}
     for edit in spec.edits:
         features.setdefault(spec.sae_of(edit), []).append(edit.feature)
-    saes = {ref: load_sae(ref, features=wanted) for ref, wanted in features.items()}
+    saes = {ref: load(ref) for ref in features}
+    for ref, wanted in features.items():
+        saes[ref].check_features(wanted)
     groups: dict[tuple[HookPoint, SAERef], list[tuple[EditSpec, float]]] = {}
     described: list[dict[str, Any]] = []
     for number, edit in enumerate(spec.edits, 1):

@@ -31,9 +31,17 @@ def feature_acts(resid: Tensor, dirs: FeatureDirections) -> tuple[Tensor, Tensor
     if dirs.full is not None:
         return _from_full(normed.z, dirs), normed.factor
     pre = normed.z @ dirs.e.T
-    magnitude = torch.addcmul(dirs.beta_mag, pre, dirs.mul).relu_()
-    acts = magnitude * (pre + dirs.beta > dirs.theta)
-    return acts, normed.factor
+    return gate(pre, dirs.mul, dirs.beta, dirs.beta_mag, dirs.theta), normed.factor
+
+
+def gate(pre: Tensor, mul: Tensor, beta: Tensor, beta_mag: Tensor, theta: Tensor) -> Tensor:
+    """Return the activations of features whose gate reads nothing but themselves.
+
+    Args:
+        pre: `(..., n)` products `z · e`.
+        mul, beta, beta_mag, theta: `(n,)` or `(..., n)`, see `FeatureDirections`.
+    """
+    return torch.addcmul(beta_mag, pre, mul).relu_() * (pre + beta > theta)
 
 
 def norm_factor(resid: Tensor, dirs: FeatureDirections) -> Tensor | None:

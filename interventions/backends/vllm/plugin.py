@@ -1,0 +1,181 @@
+"""The vLLM plugin: puts steering into every process of an engine.
+
+vLLM calls `register` in the frontend, in the engine core and in every worker. Where no engine
+declares `additional_config["sae_steered"]`, nothing is steered and nothing is slower.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from interventions.backends.vllm.config import KEY, declared, parse_config
+from interventions.errors import ReceiptError, SpecError, SteeringError
+
+logger = logging.getLogger(__name__)
+
+
+def register() -> None:
+    """Wrap vLLM's functions in this process; calling it again changes nothing.
+
+    Raises:
+        HookPointError: a place that steering needs is missing in this version of vLLM.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.core import kv_cache_utils
+    from vllm.v1.engine.input_processor import InputProcessor
+    from vllm.v1.worker.gpu_worker import Worker
+
+    from interventions.backends.vllm import adapter, kv_keys
+
+    adapter.wrap(EngineArgs, "create_engine_config", _create_engine_config)
+    adapter.wrap(InputProcessor, "process_inputs", _process_inputs)
+    adapter.wrap(kv_cache_utils, "generate_block_hash_extra_keys", kv_keys.extend)
+    for name in ("vllm.v1.core.block_pool", "vllm.v1.simple_kv_offload.manager"):
+        module = adapter.loaded(name)
+        if module is not None:  # imported the function by name before it was wrapped
+            module.generate_block_hash_extra_keys = kv_cache_utils.generate_block_hash_extra_keys
+    adapter.wrap(Worker, "load_model", _load_model)
+    Worker.sae_steered = _call  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# -- frontend ---------------------------------------------------------------------------------
+
+
+def _create_engine_config(original: Any) -> Any:
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from interventions.backends.vllm import adapter
+
+        vllm_config = original(self, *args, **kwargs)
+        config = declared(vllm_config)
+        if config is None:
+            return vllm_config
+        adapter.check_version()
+        reasons = adapter.refusals(vllm_config)
+        if reasons:
+            raise SpecError(f"this engine cannot be steered: {'; '.join(reasons)}")
+        text = vllm_config.model_config.hf_text_config
+        config.points(text.num_hidden_layers, vllm_config.model_config.model)
+        # vLLM hashes `additional_config` into the key of its compile cache: the version of the
+        # operator keeps graphs apart that were compiled with another, or with none.
+        vllm_config.additional_config = {
+            **vllm_config.additional_config,
+            KEY: config.model_dump(mode="json"),
+        }
+        return vllm_config
+
+    return create_engine_config
+
+
+def _process_inputs(original: Any) -> Any:
+    def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kw: Any):
+        extra = getattr(params, "extra_args", None)
+        entry = extra.get(KEY) if extra else None
+        if entry is None:
+            return original(self, request_id, prompt, params, *args, **kw)
+        try:
+            admission = _admission(self)
+            admission.admit(entry, None)
+            request = original(self, request_id, prompt, params, *args, **kw)
+            admitted = admission.admit(entry, len(request.prompt_token_ids or ()))
+        except SteeringError as error:
+            raise _client_error(str(error)) from None
+        # A copy of our own: the prompts of one HTTP request share their parameters.
+        own = copy.copy(request.sampling_params)
+        kept = {key: value for key, value in own.extra_args.items() if key != KEY}
+        own.extra_args = {**kept, KEY: admitted} if admitted else kept or None
+        request.sampling_params = own
+        return request
+
+    return process_inputs
+
+
+def _admission(processor: Any) -> Any:
+    from interventions.backends.vllm.admission import Admission
+
+    held = getattr(processor, "sae_steered", None)
+    if held is None:
+        config = declared(processor.vllm_config)
+        if config is None:
+            raise SpecError(
+                f"this engine was not started to be steered; give it additional_config"
+                f' {{"{KEY}": {{"hook_points": ["blocks.<layer>.hook_resid_post"]}}}}'
+            )
+        held = processor.sae_steered = Admission(processor.vllm_config, config, processor.tokenizer)
+    return held
+
+
+def _client_error(message: str) -> Exception:
+    from vllm import exceptions
+
+    # HTTP 400. Before 0.27 there was a ValueError of that name only.
+    kind = getattr(exceptions, "VLLMValidationError", ValueError)
+    return kind(message)
+
+
+# -- worker -----------------------------------------------------------------------------------
+
+
+def _load_model(original: Any) -> Any:
+    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        result = original(self, *args, **kwargs)
+        config = declared(self.vllm_config)
+        if config is None:
+            return result
+        from interventions.backends.vllm import adapter, runners
+        from interventions.backends.vllm.worker import WorkerSteering
+
+        additional: Mapping[str, Any] = self.vllm_config.additional_config[KEY]
+        if not isinstance(additional, Mapping) or "graph" not in additional:
+            raise SpecError(
+                "this engine's config was made without the plugin sae_steered, so its compile cache"
+                " is not kept apart; make it by EngineArgs, with the plugin active (VLLM_PLUGINS)"
+            )
+        runner = self.model_runner
+        text = self.model_config.hf_text_config
+        requests, rows = adapter.runner_limits(runner)
+        # Not an inference tensor: graphs are captured and replayed in and outside of that mode.
+        with torch.inference_mode(False):
+            runner.sae_steered = WorkerSteering(
+                runner.get_model(),
+                parse_config(additional),
+                n_layers=text.num_hidden_layers,
+                d_model=text.hidden_size,
+                max_requests=requests,
+                max_rows=rows,
+                device=torch.device(self.device),
+                name=self.model_config.model,
+            )
+        runners.attach(runner)
+        _check_when_ready(self)
+        return result
+
+    return load_model
+
+
+def _check_when_ready(worker: Any) -> None:
+    from interventions.backends.vllm import runners
+
+    original = worker.compile_or_warm_up_model
+
+    def compile_or_warm_up_model() -> Any:
+        result = original()
+        steering = worker.model_runner.sae_steered
+        steering.self_check(lambda rows: runners.dummy_run(worker.model_runner, rows))
+        return result
+
+    worker.compile_or_warm_up_model = compile_or_warm_up_model
+
+
+def _call(self: Any, what: str, *args: Any) -> Any:
+    """Answer a frontend: `collective_rpc("sae_steered", args=(what, ...))`.
+
+    Raises:
+        ReceiptError: the engine does not steer.
+    """
+    steering = getattr(self.model_runner, "sae_steered", None)
+    if steering is None:
+        raise ReceiptError("this engine was not started to be steered; there is no receipt")
+    return {"receipt": steering.take_receipt, "norms": steering.take_norms}[what](*args)
