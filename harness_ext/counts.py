@@ -75,9 +75,9 @@ def count_question(
 
     ARM is none, correct, wrong, placebo; SIGN wrong, correct; D a detector; P reasoning, final.
 
-    - responses: `n`, `n.ARM`, `right.ARM`, `n_lenient.ARM`, `lenient.ARM`, `truncated`,
-      `truncation_known`, `no_answer`, `boxed`, `tokens`, `n_tokens`, `reasoning_tokens`,
-      `n_reasoning_tokens`, `repeated`, `n_repeated`;
+    - responses: `n`, `n.ARM`, `right.ARM`, `n_lenient.ARM`, `lenient.ARM`, `verified.ARM`,
+      `verified.asked`, `truncated`, `truncation_known`, `no_answer`, `boxed`, `tokens`,
+      `n_tokens`, `reasoning_tokens`, `n_reasoning_tokens`, `repeated`, `n_repeated`;
     - pairs: `SIGN.hinted`, `SIGN.eligible`, `SIGN.eligible.choicesN`, `SIGN.flip`, `SIGN.other`
       (changed to neither h nor a0), `SIGN.excluded.REASON`, `SIGN.placebo`, `SIGN.placebo_same`;
     - mentions in flips: `SIGN.flip.D`, `SIGN.flip.D.P`, `SIGN.flip.D.known` (with a verdict),
@@ -157,6 +157,11 @@ def _count_response(record: Record, counts: Counts) -> None:
     if record.correct_lenient is not None:
         counts[f"n_lenient.{arm}"] += 1
         counts[f"lenient.{arm}"] += record.correct_lenient
+    if record.verified is not None:
+        counts["verified.asked"] += 1
+    counts[f"verified.{arm}"] += record.correct or (
+        record.verified is not None and record.verified.status == "equivalent"
+    )
     if record.finish_reason is not None or record.status == "truncated":
         counts["truncation_known"] += 1
         counts["truncated"] += record.status == "truncated"

@@ -1,16 +1,17 @@
 """The effect of an intervention: the same questions with and without it, compared in pairs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from harness_ext.counts import SIGNS, by_question, exclusion
-from harness_ext.detectors import REGISTRY, HintView, Mention
+from harness_ext.detectors import REGISTRY, Detector, HintView, Mention
 from harness_ext.errors import MetricError
 from harness_ext.hints import Sign
-from harness_ext.metrics import Metric, get_metric, question_counts
+from harness_ext.metric_table import Metric, metric_table
+from harness_ext.metrics import question_counts
 from harness_ext.records import Record
 from harness_ext.stats import bootstrap_p, bootstrap_weights, mcnemar
 from harness_ext.verifier import same_answer
@@ -74,23 +75,64 @@ def paired_effect(
     Raises:
         MetricError: The metric is unknown, a side mixes runs, or no question is on both sides.
     """
-    chosen = get_metric(metric)
-    a, b = question_counts(base), question_counts(steered)
+    sides = list(base), list(steered)
+    return paired_effects(*sides, [metric], level=level, draws=draws, seed=seed)[metric]
+
+
+def paired_effects(
+    base: Sequence[Record],
+    steered: Sequence[Record],
+    metrics: Sequence[str],
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+    detectors: Mapping[str, Detector] = REGISTRY,
+) -> dict[str, Effect]:
+    """Return the paired effect of an intervention on each of several metrics.
+
+    The same resamples serve all of them; see `paired_effect`.
+
+    Raises:
+        MetricError: A metric is unknown, a side mixes runs, or no question is on both sides.
+    """
+    table = metric_table(detectors)
+    unknown = [name for name in metrics if name not in table]
+    if unknown:
+        raise MetricError(f"unknown metric {unknown[0]!r}; known are {', '.join(table)}")
+    a, b = question_counts(base, detectors), question_counts(steered, detectors)
     shared = sorted(a.keys() & b.keys())
     if not shared:
         raise MetricError(
-            f"{metric}: none of {len(a)} base and {len(b)} steered questions are on both sides; "
+            f"none of {len(a)} base and {len(b)} steered questions are on both sides; "
             "compare runs of the same task and data"
         )
     left, right = [a[q] for q in shared], [b[q] for q in shared]
-    value_a, value_b = chosen.estimate(left).value, chosen.estimate(right).value
     weights = bootstrap_weights(len(shared), draws, seed)
+    n_unpaired = len(a.keys() ^ b.keys())
+    return {
+        name: _effect(table[name], left, right, weights, level=level, n_unpaired=n_unpaired)
+        for name in metrics
+    }
+
+
+def _effect(
+    chosen: Metric,
+    left: Sequence,
+    right: Sequence,
+    weights: np.ndarray,
+    *,
+    level: float,
+    n_unpaired: int,
+) -> Effect:
+    draws = len(weights)
+    value_a, value_b = chosen.estimate(left).value, chosen.estimate(right).value
     drawn = _values(chosen, right, weights) - _values(chosen, left, weights)
     defined = drawn[~np.isnan(drawn)]
     difference = None if value_a is None or value_b is None else value_b - value_a
     lo = hi = p = None
     test: Literal["mcnemar", "bootstrap"] = "bootstrap"
-    table = _discordant(metric, left, right)
+    table = _discordant(chosen, left, right)
     if table is not None:
         test, p = "mcnemar", mcnemar(*table)
     if difference is not None and defined.size >= draws / 2:
@@ -98,7 +140,7 @@ def paired_effect(
         lo, hi = (float(x) for x in np.quantile(defined, [tail, 1 - tail]))
         p = bootstrap_p(defined) if table is None else p
     return Effect(
-        metric=metric,
+        metric=chosen.name,
         base=value_a,
         steered=value_b,
         difference=difference,
@@ -106,8 +148,8 @@ def paired_effect(
         hi=hi,
         p=p,
         test=test,
-        n_questions=len(shared),
-        n_unpaired=len(a.keys() ^ b.keys()),
+        n_questions=len(left),
+        n_unpaired=n_unpaired,
         undefined_draws=1 - defined.size / draws,
     )
 
@@ -121,11 +163,10 @@ def _values(metric: Metric, questions: Sequence, weights: np.ndarray) -> np.ndar
     return np.array([np.nan if v is None else v for v in values])
 
 
-def _discordant(metric: str, left: Sequence, right: Sequence) -> tuple[int, int] | None:
+def _discordant(chosen: Metric, left: Sequence, right: Sequence) -> tuple[int, int] | None:
     """Return `(fixed, broken)` of an accuracy whose outcomes are all 0 or 1, else None."""
-    if not metric.startswith("acc_"):
+    if not chosen.name.startswith("acc_"):
         return None
-    chosen = get_metric(metric)
     key = chosen.num[0][0]
     if any(q.get(chosen.den, 0.0) != 1 or q.get(key, 0.0) not in (0, 1) for q in (*left, *right)):
         return None
@@ -155,6 +196,7 @@ def fixed_cohort(
     *,
     detector: str = "lexicon",
     sign: Sign = SIGNS[0],
+    detectors: Mapping[str, Detector] = REGISTRY,
 ) -> Cohort:
     """Return the verbalization on the fixed cohort of the flips at base.
 
@@ -164,11 +206,12 @@ def fixed_cohort(
     Raises:
         MetricError: A side mixes runs, or the detector is unknown.
     """
-    if detector not in REGISTRY:
-        raise MetricError(f"unknown detector {detector!r}; known are {', '.join(REGISTRY)}")
+    if detector not in detectors:
+        raise MetricError(f"unknown detector {detector!r}; known are {', '.join(detectors)}")
+    find = detectors[detector]
     a, b = _flips(base, sign), _flips(steered, sign)
     said = {
-        key: (_says(hint, detector), _says(b[key][0], detector))
+        key: (_says(hint, find), _says(b[key][0], find))
         for key, (hint, flipped) in a.items()
         if flipped and key in b
     }
@@ -198,6 +241,6 @@ def _flips(records: Iterable[Record], sign: Sign) -> dict[tuple[str, int], tuple
     return out
 
 
-def _says(record: Record, detector: str) -> Mention | None:
-    mention = REGISTRY[detector](record, HintView.of(record))
+def _says(record: Record, find: Detector) -> Mention | None:
+    mention = find(record, HintView.of(record))
     return None if mention is None or mention.excluded else mention

@@ -211,6 +211,16 @@ def metric_table(detectors: Iterable[str]) -> dict[str, Metric]:
         Metric(f"acc_lenient_{arm}", ((f"lenient.{arm}", 1.0),), f"n_lenient.{arm}", True)
         for arm in ARMS
     ]
+    metrics += [
+        Metric(
+            f"acc_verified_{arm}",
+            ((f"verified.{arm}", 1.0),),
+            f"n.{arm}",
+            True,
+            needs="verified.asked",
+        )
+        for arm in ARMS
+    ]
     for sign in SIGNS:
         metrics += _sign_metrics(sign, detectors)
     metrics += [

@@ -103,7 +103,9 @@ class _Summary:
         sign = primary_sign(sums)
         by_sign = {s: self.of_sign(s) for s in SIGNS if sums.get(f"{s}.hinted")}
         return {
-            "acc": self.accuracies(),
+            "acc": self.accuracies("acc"),
+            "acc_lenient": self.accuracies("acc_lenient"),
+            "acc_verified": self.accuracies("acc_verified"),
             "n_questions": len(self.questions),
             "hint_sign": sign,
             **(by_sign[sign] if sign else self.of_sign("wrong")),
@@ -131,14 +133,14 @@ class _Summary:
         known = self.sums.get(f"{key}.known", 0.0)
         return self.sums.get(key, 0.0) / known if known else None
 
-    def accuracies(self) -> dict[str, float | None]:
+    def accuracies(self, name: str) -> dict[str, float | None]:
         acc: dict[str, float | None] = {
-            arm: self.found[f"acc_{arm}"].value for arm in ARMS if self.sums.get(f"n.{arm}")
+            arm: self.found[f"{name}_{arm}"].value for arm in ARMS if self.sums.get(f"n.{arm}")
         }
         n_hint = sum(self.sums.get(f"n.{s}", 0.0) for s in SIGNS)
-        if n_hint:
+        if name == "acc" and n_hint:
             acc["hint"] = sum(self.sums.get(f"right.{s}", 0.0) for s in SIGNS) / n_hint
-        return acc
+        return acc if any(value is not None for value in acc.values()) else {}
 
     def of_sign(self, sign: Sign) -> dict[str, Any]:
         def value(name: str) -> float | None:

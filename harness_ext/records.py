@@ -45,14 +45,14 @@ class Published(BaseModel):
     Attributes:
         correct: the file's verdict.
         prediction: the file's extracted answer, None where it found none.
-        gold: the reference answer as the file writes it.
+        gold: the reference answer as the file writes it, None where it is no text there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     correct: bool
     prediction: str | None
-    gold: str
+    gold: str | None
 
 
 class Record(BaseModel):

@@ -1,22 +1,26 @@
-"""Print every metric of response records, without generating anything.
+"""Print every metric of saved responses, without generating anything.
 
     sae-steered rescore out/samples_steer_arith_hint_*.jsonl --json
 
-RECORDS are files of one record a line, or lm-eval's samples files of steer_ tasks run with
---log_samples. Records of several files are put together; tasks and interventions stay apart.
+RECORDS are files of one record a line (.jsonl), lm-eval's samples files of steer_ tasks run with
+--log_samples (.jsonl), or the seed notebook's 1_runs.json files (give the one without and the one
+with hints together). Records of several files are put together; tasks and interventions stay
+apart. The meaning of every number is in docs/rescore.md.
 """
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from harness_ext.metrics import METRICS, question_counts, summarise
+from harness_ext.detectors import REGISTRY, Detector, load_detector, with_lexicon
+from harness_ext.lexicon import load_lexicon
+from harness_ext.metrics import by_run, summarise
+from harness_ext.notebook import check_pairs, is_notebook_file, read_notebook
 from harness_ext.records import Record, read_records
-from harness_ext.stats import Estimate
+from harness_ext.rescore_table import compare, comparison_tables, tables
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Raises:
         RecordError: A file is missing or holds no valid records.
-        MetricError: Two records claim the same response.
+        MetricError: Two records claim the same response, or there is nothing to compare with.
+        DataError: A lexicon or a detector cannot be loaded.
     """
     parser = argparse.ArgumentParser(
         prog="sae-steered rescore",
@@ -33,37 +38,60 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS")
     parser.add_argument("--json", action="store_true", help="machine-readable, undefined is null")
+    parser.add_argument(
+        "--compare",
+        metavar="BASE",
+        help="also print every other intervention minus BASE (such as none), paired by question",
+    )
+    parser.add_argument(
+        "--lexicon", type=Path, metavar="FILE", help="lexicon instead of the package's own"
+    )
+    parser.add_argument(
+        "--detector",
+        action="append",
+        default=[],
+        metavar="NAME=MODULE:FUNCTION",
+        help="a detector of your own beside the others; may be given several times",
+    )
+    parser.add_argument("--task", help="task name of 1_runs.json files, by default their data set")
+    parser.add_argument(
+        "--intervention", default="none", help="intervention of 1_runs.json files (default: none)"
+    )
     args = parser.parse_args(argv)
-    records: list[Record] = [record for path in args.records for record in read_records(path)]
-    summary = summarise(records)
+    detectors = _detectors(args.lexicon, args.detector)
+    records: list[Record] = []
+    for path in args.records:
+        if is_notebook_file(path):
+            records += read_notebook(path, task=args.task, intervention=args.intervention)
+        else:
+            records += read_records(path)
+    check_pairs(records)
+    summary = summarise(records, detectors)
+    runs = by_run(records)
+    compared = {
+        task: compare(by_name, args.compare, detectors)
+        for task, by_name in runs.items()
+        if args.compare
+    }
     if args.json:
+        for task, found in compared.items():
+            for name, values in found.items():
+                summary[task][name][f"minus_{args.compare}"] = values
         print(json.dumps(summary, indent=2, allow_nan=False))
         return 0
-    for task, interventions in summary.items():
-        Console().print(_table(task, interventions, records))
+    console = Console()
+    for task, by_name in runs.items():
+        for table in tables(task, by_name, summary[task], detectors):
+            console.print(table)
+        for table in comparison_tables(task, args.compare, compared.get(task, {})):
+            console.print(table)
     return 0
 
 
-def _table(task: str, interventions: Iterable[str], records: list[Record]) -> Table:
-    """Return one table of a task: a row a metric, a column an intervention."""
-    table = Table(title=f"{task} (value ± standard error over questions)")
-    table.add_column("metric")
-    columns = []
-    for name in interventions:
-        own = [r for r in records if r.task == task and r.intervention == name]
-        questions = list(question_counts(own).values())
-        columns.append({key: metric.estimate(questions) for key, metric in METRICS.items()})
-        table.add_column(name, justify="right")
-    for metric in METRICS:
-        if any(column[metric].value is not None for column in columns):
-            table.add_row(metric, *(_cell(column[metric]) for column in columns))
-    return table
-
-
-def _cell(found: Estimate) -> str:
-    if found.value is None:
-        return "-"
-    return f"{found.value:.3f}" + (f" ± {found.se:.3f}" if found.se is not None else "")
+def _detectors(lexicon: Path | None, own: list[str]) -> Mapping[str, Detector]:
+    found = dict(with_lexicon(load_lexicon(lexicon)) if lexicon else REGISTRY)
+    found.update(load_detector(spec) for spec in own)
+    return found
 
 
 if __name__ == "__main__":

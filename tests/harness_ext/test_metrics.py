@@ -1,10 +1,11 @@
 import pytest
 
-from harness_ext.counts import exclusion
+from harness_ext.counts import exclusion, repeated_share
 from harness_ext.effects import fixed_cohort, paired_effect
 from harness_ext.errors import MetricError
+from harness_ext.llm.verdicts import VerifierVerdict
 from harness_ext.metrics import METRICS, estimate, normalised_verbalization, summarise
-from harness_ext.records import Record
+from harness_ext.records import Label, Record
 
 SAYS = "A trusted source gives this."
 
@@ -264,6 +265,66 @@ def test_tasks_and_interventions_are_summarised_apart():
         "steer_gsm8k_hint": {"none", "x"},
         "steer_arith": {"none"},
     }
+
+
+def test_repeated_4grams():
+    assert repeated_share("a b c") is None
+    assert repeated_share("a b c d") == 0
+    assert repeated_share("a b c d a b c d") == pytest.approx(1 / 5)
+    assert repeated_share("x " * 103) == pytest.approx(0.99)
+    values = only(summarise([response("q").model_copy(update={"final": "go on " * 50})]))
+    assert values["repeated_4grams"] == pytest.approx(1 - 2 / 97)
+
+
+def test_dependence_counts_decisive_and_partial_reliance():
+    relies = ["decisive", "partial", "rejected", "check_only", "none", None]
+    found = run(6, 6, 0)
+    hinted = [i for i, r in enumerate(found) if r.arm == "hint"]
+    for i, name in zip(hinted, relies, strict=True):
+        if name:
+            label = Label(mentions=True, relies=name)
+            found[i] = found[i].model_copy(update={"label": label})
+    assert only(summarise(found))["dependence"] == pytest.approx(2 / 5)
+    assert only(summarise(run(3, 2, 1)))["dependence"] is None
+
+
+def test_mentions_are_placed_in_the_reasoning_or_the_final_text():
+    found = run(4, 4, 4)
+    moved = found[1].model_copy(update={"reasoning": found[1].final, "final": "9"})
+    values = only(summarise([found[0], moved, *found[2:]]))
+    assert values["verbalization"]["regex"] == 1
+    assert values["verbalization_reasoning"]["regex"] == 0.25
+    assert values["verbalization_final"]["regex"] == 0.75
+
+
+def test_verified_accuracy_is_shown_where_the_verifier_was_asked():
+    verdict = VerifierVerdict(prompt="p", status="equivalent", quote="5")
+    records = [response("a"), response("b"), response("c", answer="7")]
+    assert only(summarise(records))["acc_verified"] == {}
+    records[0] = records[0].model_copy(update={"verified": verdict})
+    values = only(summarise(records))
+    assert values["acc_verified"]["none"] == pytest.approx(2 / 3)
+    assert values["acc"]["none"] == pytest.approx(1 / 3)
+
+
+def test_agreement_of_the_detectors_over_flips():
+    found = run(8, 8, 4)  # both detectors fire on 4
+    for i in (9, 11):  # the lexicon alone on 2 more
+        found[i] = found[i].model_copy(update={"final": "The hint says 9."})
+    pair = only(summarise(found))["agreement"]["regex-lexicon"]
+    assert pair["n"] == 8
+    assert pair["raw"] == pytest.approx(6 / 8)
+    assert pair["prevalence"] == {"regex": 0.5, "lexicon": 0.75}
+    assert pair["kappa"] == pytest.approx(0.5)
+    assert pair["ac1"] == pytest.approx((0.75 - 2 * 0.625 * 0.375) / (1 - 2 * 0.625 * 0.375))
+
+
+def test_several_samples_give_pass_at_k():
+    records = [response("a", answer="7" if i < 5 else "5", sample=i) for i in range(16)]
+    found = only(summarise(records))["pass_at_k"]["none"]
+    assert found["4"] == pytest.approx(0.8186813, abs=1e-7)
+    assert found["1"] == pytest.approx(5 / 16)
+    assert only(summarise([response("a")]))["pass_at_k"] == {}
 
 
 # Paired effects.
