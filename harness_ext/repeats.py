@@ -15,6 +15,21 @@ def default_ks(n: int) -> tuple[int, ...]:
     return (*powers, n)
 
 
+def maj_at_ks(records: Sequence[Record], ks: Sequence[int]) -> dict[int, float | None]:
+    """Return maj@k of one question for each k; see `maj_at_k`.
+
+    Args:
+        records: its samples.
+        ks: numbers of voters.
+    """
+    n = len(records)
+    if not any(record.correct for record in records):
+        # Comparing wrong answers with each other can take seconds, and cannot change a 0.
+        return {k: 0.0 if 1 <= k <= n else None for k in ks}
+    right, others = vote_counts(records)
+    return {k: maj_at_k(n, right, others, k) for k in ks}
+
+
 def vote_counts(records: Sequence[Record]) -> tuple[int, tuple[int, ...]]:
     """Return the votes for the right answer, and those for each other answer, largest first.
 

@@ -16,7 +16,7 @@ from harness_ext.errors import HarnessError, TaskConfigError, for_command_line
 from harness_ext.generation import Generation, split_reasoning
 from harness_ext.prompts import STYLES, render, with_options
 from harness_ext.records import DIAG_KEY, Arm, Record, pack
-from harness_ext.repeats import default_ks, maj_at_k, vote_counts
+from harness_ext.repeats import default_ks, maj_at_ks
 from harness_ext.stats import pass_at_k
 from harness_ext.verifier import lenient_correct, score
 
@@ -223,11 +223,11 @@ class SteerTask(ConfigurableTask):
         n = len(records)
         if n < 2:
             return {}
-        right, others = vote_counts(records)
+        right = sum(record.correct for record in records)
         out: dict[str, float | None] = {f"mean@{n}": right / n}
-        for k in self.options.ks():
+        for k, majority in maj_at_ks(records, self.options.ks()).items():
             out[f"pass@{k}"] = pass_at_k(n, right, k)
-            out[f"maj@{k}"] = maj_at_k(n, right, others, k)
+            out[f"maj@{k}"] = majority
         return {name: value for name, value in out.items() if value is not None}
 
     def record(

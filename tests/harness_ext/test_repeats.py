@@ -4,7 +4,7 @@ import random
 import pytest
 
 from harness_ext.records import Record
-from harness_ext.repeats import default_ks, maj_at_k, vote_counts
+from harness_ext.repeats import default_ks, maj_at_k, maj_at_ks, vote_counts
 from harness_ext.stats import pass_at_k
 
 
@@ -81,3 +81,17 @@ def test_which_k_are_reported():
     assert default_ks(2) == (2,)
     assert default_ks(6) == (2, 4, 6)
     assert default_ks(64) == (2, 4, 8, 16, 32, 64)
+
+
+def test_where_nobody_is_right_nothing_is_compared(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("compared")
+
+    records = [record(rf"x^2+{i}") for i in range(64)]
+    monkeypatch.setattr("harness_ext.repeats.same_answer", refuse)
+    assert maj_at_ks(records, (1, 64, 65)) == {1: 0.0, 64: 0.0, 65: None}
+    monkeypatch.undo()
+    assert maj_at_ks([record("5"), record("7"), record("8")], (1, 3)) == {
+        1: pytest.approx(1 / 3),
+        3: pytest.approx(1 / 3),
+    }
