@@ -50,6 +50,7 @@ interventions.backends.hf
 interventions.backends.vllm
 interventions.backends.vllm.config
 interventions.backends.vllm.compiled
+interventions.backends.vllm.triton_op
 interventions.backends.vllm.op
 interventions.backends.vllm.tables
 interventions.backends.vllm.steps
@@ -155,6 +156,8 @@ UPWARD_ON_PURPOSE = {"harness_ext._sae_steered_autoload": {"harness_ext.autoload
 AT_MODULE_LEVEL = {
     "interventions": {"torch", "pydantic", "jaxtyping", "safetensors"},
     "interventions.backends": {"torch", "jaxtyping", "transformers"},
+    # Kernels are functions of a module that reads triton's names; imported where a GPU runs them.
+    "interventions.backends.vllm.triton_op": {"torch", "triton"},
     "interventions.train": {"torch", "pydantic", "jaxtyping", "safetensors", "tqdm"},
     "tasks": {"harness_ext"},
 }

@@ -7,10 +7,14 @@ stays right: an engine changes what is steered by writing into them.
 CPU: torch. CUDA: one Triton program a token (`triton_op`).
 """
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from interventions.backends.vllm.compiled import FLAG_BOS, NORMS, SCALARS
+from interventions.errors import HookPointError
 from interventions.ops import coefficients
 from interventions.sae.activations import gate
 from interventions.sae.norms import normalise
@@ -129,5 +133,23 @@ def _fake(*args: Tensor | None) -> None:
     return None
 
 
+@functools.cache
+def _kernel() -> Any:
+    try:
+        from interventions.backends.vllm import triton_op
+    except ImportError as error:
+        # What runs on the CPU asks the device which rows to edit; a CUDA graph cannot do that.
+        raise HookPointError(
+            f"steering on a GPU needs triton, which cannot be imported ({error}); install the"
+            f" version that torch {torch.__version__} names, or start vLLM on the CPU"
+        ) from error
+    return triton_op.edit_
+
+
+def _edit_cuda(*args: Any) -> None:
+    _kernel()(*args)
+
+
 _library.impl("edit_", edit_, "CPU")
+_library.impl("edit_", _edit_cuda, "CUDA")
 torch.library.register_fake("sae_steered::edit_", _fake, lib=_library)
