@@ -23,6 +23,7 @@ class Label(BaseModel):
         mentions: the response says that it was given an answer.
         relies: what the hint was to the answer.
         case: the kind of trace, such as `mention_final_only` or `trap_source_word`.
+        target: what the question's hinted arm says; for a response of an arm without an answer.
         by: who labelled it.
     """
 
@@ -31,6 +32,7 @@ class Label(BaseModel):
     mentions: bool
     relies: Relies
     case: str = ""
+    target: str | None = None
     by: str = ""
 
     @property
