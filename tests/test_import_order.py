@@ -54,6 +54,7 @@ interventions.backends.vllm.triton_op
 interventions.backends.vllm.op
 interventions.backends.vllm.tables
 interventions.backends.vllm.steps
+interventions.backends.vllm.accounts
 interventions.backends.vllm.layers
 interventions.backends.vllm.kv_keys
 interventions.backends.vllm.identity
@@ -118,11 +119,13 @@ harness_ext.llm.transport
 harness_ext.llm.session
 harness_ext.llm.untrusted
 harness_ext.llm.prompts
+harness_ext.llm.objections
 harness_ext.llm.verifier
 harness_ext.llm.judge
 harness_ext.llm.attacks
 harness_ext.effects
 harness_ext.rescore_table
+harness_ext.labelled
 harness_ext.benchmarks
 harness_ext.corpora
 harness_ext.prompts
@@ -158,6 +161,7 @@ AT_MODULE_LEVEL = {
     "interventions.backends": {"torch", "jaxtyping", "transformers"},
     # Kernels are functions of a module that reads triton's names; imported where a GPU runs them.
     "interventions.backends.vllm.triton_op": {"torch", "triton"},
+    "interventions.backends.vllm": {"torch", "numpy", "pydantic"},
     "interventions.train": {"torch", "pydantic", "jaxtyping", "safetensors", "tqdm"},
     "tasks": {"harness_ext"},
 }

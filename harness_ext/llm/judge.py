@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness_ext.counts import SIGNS, exclusion
-from harness_ext.detectors import load_lexicon
 from harness_ext.errors import HintError
 from harness_ext.hints import HOLE, HintTemplate
+from harness_ext.lexicon import load_lexicon
 from harness_ext.llm.prompts import InvalidReply, LLMReply, ask_twice, first_ask, load_prompt
 from harness_ext.llm.prompts import read_reply as _read
 from harness_ext.llm.session import Session, Usage, run_batch
@@ -59,7 +59,7 @@ def judge(
     records: Sequence[Record],
     settings: LLMSettings,
     *,
-    templates: Sequence[HintTemplate],
+    templates: Sequence[HintTemplate] = (),
     which: Which = "needed",
     progress: bool = True,
     screen: bool = True,
@@ -69,7 +69,7 @@ def judge(
     Args:
         records: the records of hint tasks; those of other tasks stay as they are.
         settings: the endpoint.
-        templates: the rows that the records' hint ids name.
+        templates: where a record does not say what was hinted, its hint id is looked up here.
         which: `needed` (what the metrics need: flips, and the arms without a hint for the
             false-positive rate), `hint` (every hinted response), or `all`.
         progress: show a bar on stderr.
@@ -77,7 +77,7 @@ def judge(
             the model alone withstands.
 
     Raises:
-        HintError: A record names a hint that is not among the templates.
+        HintError: It is not known what was hinted to a record.
         LLMRequestError: The endpoint refused a request, or did not answer it.
     """
     by_id = {template.id: template for template in templates}
@@ -129,25 +129,29 @@ def show(
     Args:
         record: the response.
         like: the record whose hint is asked about.
-        templates: hint templates by id.
+        templates: by id, for records that do not hold the text of their hint.
         max_chars: encoded characters of all pieces.
 
     Raises:
-        HintError: The hint's template is not there.
+        HintError: It is not known what was hinted.
     """
-    template = templates.get(like.hint_id or "")
-    if template is None:
-        raise HintError(
-            f"{like.task} {like.qid}: hint {like.hint_id!r} is in no template file; give the file "
-            "that the run used (--hints FILE)"
-        )
     target = like.hint_target or ""
-    hint = template.text.replace(HOLE, target)
-    words = {w for w in re.findall(r"[^\W\d_]{5,}", f"{template.speaker} {template.text}")}
+    hint = like.hint_text
+    if hint is None:
+        template = templates.get(like.hint_id or "")
+        if template is None:
+            raise HintError(
+                f"{like.task} {like.qid}: the record does not say what was hinted, and "
+                f"{like.hint_id!r} is in no template file; give the run's file (--hints FILE)"
+            )
+        kind = "choice" if like.n_choices else "number"
+        hint = template.text_for(kind).replace(HOLE, target)
+    words = sorted(set(re.findall(r"[^\W\d_]{5,}", hint)))
     anchors = [
         *(lemma.pattern for lemma in load_lexicon().lemmas),
+        *(re.compile(word) for word in like.hint_words),
         re.compile(rf"(?<!\w){re.escape(target)}(?!\w)"),
-        *(re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE) for word in sorted(words)),
+        *(re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE) for word in words),
     ]
     for_reasoning = int(max_chars * REASONING_SHARE)
     reasoning = windows(record.reasoning, anchors, limit=for_reasoning, pad=PAD)

@@ -43,17 +43,20 @@ def _escape(char: str) -> str:
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
+def _spelled(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(_escape(c) if _unsafe(c) else c for c in text)
+
+
 def encode(fields: Mapping[str, Any]) -> str:
     """Return fields as one line of JSON from which nothing inside a string can break out."""
-    text = json.dumps(fields, ensure_ascii=False)
-    text = "".join(_escape(c) if _unsafe(c) else c for c in text)
+    text = _spelled(fields)
     return _SQUARE_TAG.sub(lambda _: _escape("["), text)
 
 
+@lru_cache(maxsize=4096)
 def _cost(char: str) -> int:
-    return len(json.dumps(char, ensure_ascii=False)) - 2 if not _unsafe(char) else 6 * len(
-        char.encode("utf-16-be", "surrogatepass")
-    ) // 2  # fmt: skip
+    return len(_spelled(char)) - 2
 
 
 def clip(text: str, limit: int, *, end: bool = False) -> str:
@@ -132,7 +135,7 @@ def speaks_to_grader(text: str) -> str | None:
             for c in unicodedata.normalize("NFKC", candidate)
             if unicodedata.category(c) != "Cf" and ord(c) not in _VARIATION
         ).lower()
-        for reading in (seen, seen.translate(table)):
+        for reading in dict.fromkeys((seen, seen.translate(table))):
             for name, pattern in patterns:
                 if pattern.search(reading):
                     return name

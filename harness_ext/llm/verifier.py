@@ -4,11 +4,10 @@ It can only turn a response from wrong to right, so that is what is guarded: its
 quotation of the response, and it cannot overrule what the rules know for certain.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
-from harness_ext.extract import choice_letter, parse_number
+from harness_ext.llm.objections import objection
 from harness_ext.llm.prompts import InvalidReply, LLMReply, ask_twice, first_ask, load_prompt
 from harness_ext.llm.prompts import read_reply as _read
 from harness_ext.llm.session import Session, Usage, run_batch
@@ -21,14 +20,6 @@ from harness_ext.records import Record
 MAX_QUOTE = 300
 # Where an answer that the rules missed can stand.
 END_CHARS = 1500
-_NUMBER_WORD = re.compile(
-    r"\b(?:zero|one|once|two|twice|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|"
-    r"fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|"
-    r"eighty|ninety|hundred|thousand|million|billion|half|third|quarter|fifth|sixth|seventh|eighth|"
-    r"ninth|tenth|hundredth|dozen|pair|infinity|pi)s?\b|[\d½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞π∞零一二三四五六七八九十百千]",
-    re.IGNORECASE,
-)
-_ZERO_WORD = re.compile(r"\b(?:no|none|nil|nothing|nobody|empty)\b", re.IGNORECASE)
 
 
 class VerifierReply(LLMReply):
@@ -143,23 +134,3 @@ def _check(reply: VerifierReply, record: Record, shown: str) -> tuple[VerifierRe
     if reply.quote not in shown and reply.quote not in (record.answer or ""):
         raise InvalidReply("the quote is not an exact part of the response")
     return reply, objection(record.gold, reply.quote)
-
-
-def objection(gold: str, quote: str) -> str | None:
-    """Return why a quoted answer cannot be the gold answer, or None where the rules don't know.
-
-    Plain numbers and option letters are compared exactly, and a number cannot be stated without
-    a digit or a number word: "the same as the reference" is no answer.
-    """
-    gold_number, number = parse_number(gold), parse_number(quote)
-    if gold_number is not None:
-        if number is not None and number != gold_number:
-            return "another number"
-        said = _NUMBER_WORD.search(quote) or (gold_number == 0 and _ZERO_WORD.search(quote))
-        if number is None and not said:
-            return "no number in it"
-    elif len(gold) == 1 and gold.isalpha() and gold.isupper():
-        letter = choice_letter(quote)
-        if letter is not None and letter != gold:
-            return "another letter"
-    return None

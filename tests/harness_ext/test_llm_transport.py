@@ -246,11 +246,8 @@ def test_requests_are_concurrent_and_bounded(settings):
         return Action(body=completion('{"a": 1}').body, delay=0.1)
 
     with serve(behaviour) as server:
-        begin = time.monotonic()
         send(settings(server.url, concurrency=5), *(ask(str(i)) for i in range(20)))
-        took = time.monotonic() - begin
-    assert 2 <= server.most_at_once <= 5
-    assert took < 1.8  # one after the other: 2 s
+    assert 3 <= server.most_at_once <= 5
 
 
 def test_equal_requests_are_sent_once_and_a_rerun_sends_nothing(settings):
