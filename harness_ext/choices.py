@@ -14,6 +14,7 @@ LETTERS = "ABCDEFGHIJ"
 MAX_OPTION_CHARS = 2000
 
 _WRAPPER_RE = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|textrm|textit|bf|rm)\b\s*")
+_DELIMITER_RE = re.compile(r"\\[()\[\]]")
 _SPACING_RE = re.compile(r"\\[,;:! ]|~|\\q?quad")
 _LETTER_RE = re.compile(
     r"^[\W_]{0,8}(?:(?:option|choice|answer)\s{0,4}[\W_]{0,4})?"
@@ -35,7 +36,8 @@ def choice_letter(text: str) -> str | None:
     `B`, `(B)`, `b)`, `B) 12`, `\text{B}`, `\textbf{(B)}\ 12`, `**B**`, `Option B`, "B because …"
     name one; "A man has …", "I think", `\Delta E` and "BC" do not.
     """
-    s = _SPACING_RE.sub(" ", _WRAPPER_RE.sub("", text[:200])).strip().strip("$").strip()
+    s = _WRAPPER_RE.sub("", _DELIMITER_RE.sub(" ", text[:200]))
+    s = _SPACING_RE.sub(" ", s).strip().strip("$").strip()
     match = _LETTER_RE.match(s)
     if not match or "\\" in s[: match.start(1)]:
         return None

@@ -106,16 +106,13 @@ def stated_answer(text: str, *, choice: bool = False) -> str | None:
         choice: "option is" and "choice:" state an answer too.
     """
     pattern = _STATED_CHOICE_RE if choice else _STATED_RE
-    found = None
-    for match in pattern.finditer(text):
-        start = match.end()
+    for start in reversed([match.end() for match in pattern.finditer(text)]):
         end = text.find("\n", start, start + MAX_STATED_CHARS)
         line = text[start : end if end >= 0 else start + MAX_STATED_CHARS]
-        # "\boxed" is cut off where a response ends in the middle of its box: not an answer.
         cleaned = line.strip().strip("*_ ").rstrip(".").strip()
         if cleaned:
-            found = cleaned
-    return found
+            return cleaned
+    return None
 
 
 def last_number(text: str) -> str | None:

@@ -33,7 +33,7 @@ def _powers(text: str) -> str | None:
     compact = re.sub(r"\s+|\\left|\\right|\\circ", "", text.replace("**", "^"))
     for match in re.finditer(r"\^", compact):
         exponent = _group(compact, match.end())
-        if "^" in exponent or compact[match.end() + len(exponent) :].startswith("^"):
+        if _tower(exponent) or compact[match.end() + len(exponent) :].startswith("^"):
             return "a power in an exponent"
         if any(int(d) > MAX_EXPONENT for d in re.findall(r"\d+", exponent)):
             return f"an exponent over {MAX_EXPONENT}"
@@ -43,6 +43,22 @@ def _powers(text: str) -> str | None:
     if re.search(rf"!\s*[)}}]*!|\d{{{MAX_FACTORIAL_DIGITS + 1},}}\s*[)}}]*!", compact):
         return "a large factorial"
     return None
+
+
+def _tower(exponent: str) -> bool:
+    """Return whether an exponent holds a power of numbers that gets large.
+
+    `e^{-x^2}`, `2^{2^n}` and `2^{3^2}` are harmless: a symbol is not multiplied out.
+    """
+    for match in re.finditer(r"([\w)\]}])\^", exponent):
+        inner = _group(exponent, match.end())
+        if match.group(1).isalpha() or re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", inner)):
+            continue
+        base = re.search(r"(?<![\w)\]}])\d{1,3}$", exponent[: match.start() + 1])
+        power = re.fullmatch(r"\{?(\d)\}?", inner)
+        if not (base and power) or int(base.group()) ** int(power.group(1)) > MAX_EXPONENT:
+            return True
+    return False
 
 
 def _group(text: str, start: int) -> str:

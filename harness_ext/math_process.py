@@ -18,7 +18,7 @@ from harness_ext.errors import VerifierError
 
 Verdict = Literal["equal", "different", "answer_unreadable", "gold_unreadable", "limit"]
 
-CPU_SECONDS = 5.0
+CPU_SECONDS = 4.0
 WALL_SECONDS = 60.0  # only for a process that hangs without computing
 START_SECONDS = 120.0  # a cold disk, a machine at full load
 MEMORY_BYTES = 2 * 1024**3

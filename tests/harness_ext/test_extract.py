@@ -1,3 +1,4 @@
+import time
 from fractions import Fraction
 
 import pytest
@@ -89,6 +90,29 @@ def test_the_stated_answer(text, expected):
         ("umpteen", None),
         ("", None),
         ("1 2", None),
+        ("10 080", 10080),
+        (r"10,\!080", 10080),
+        (r"1\frac{4}{5}", Fraction(9, 5)),
+        (r"-1\frac{4}{5}", Fraction(-9, 5)),
+        (r"3\frac{7}{2}", None),
+        ("1 4/5", Fraction(9, 5)),
+        (r"\frac43", Fraction(4, 3)),
+        (r"\frac{-2}{3}", Fraction(-2, 3)),
+        (r"0.\overline{3}", Fraction(1, 3)),
+        (r"0.1\overline{6}", Fraction(1, 6)),
+        (r"6.72 \times 10^{-5}", Fraction(672, 10**7)),
+        ("2.5e3", 2500),
+        ("1e999", None),
+        ("5 million", 5_000_000),
+        (r"15\mbox{ cm}^2", 15),
+        ("126km", 126),
+        ("Rs. 697.50", Fraction("697.5")),
+        ("5 m", 5),
+        ("2 x", None),
+        ("2k", None),
+        ("--5", None),
+        ("(7)", 7),
+        ("(3,4]", None),
         ("9" * 101, None),
     ],
 )
@@ -110,6 +134,17 @@ def test_a_text_that_is_one_number(text, expected):
         ("A", "A"),
         ("Because", None),
         ("K", None),
+        ("b", "B"),
+        ("b) 12", "B"),
+        ("a lot", None),
+        ("Option C", "C"),
+        (r"\textbf{(B)}\ 12", "B"),
+        (r"\(\text{(E)}\)", "E"),
+        (r"\Delta E", None),
+        (r"E = mc^2", None),
+        ("A because it fits", "A"),
+        ("I think so", None),
+        ("BC", None),
         ("I'm not sure", None),
         ("", None),
     ],
@@ -152,6 +187,53 @@ def test_what_a_response_gives_as_its_answer(text, kind, value, how):
 def test_last_number_keeps_separators_and_ignores_word_digits():
     assert last_number("first 3, then 1,250.") == "1,250"
     assert last_number("x2 v1.5b") is None
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        r"\boxed",
+        r"\boxed{",
+        r"\boxed{7}",
+        r"\boxed ",
+        "{",
+        "}",
+        "\\",
+        "answer is ",
+        "answer (",
+        "answer ",
+        "answer is\n",
+        "#### ",
+        "#",
+        "9",
+        "999,",
+        "1.",
+        "$",
+        r"\(",
+        "*",
+        "_",
+        "\n",
+        " ",
+        "A ",
+        "option A is ",
+        "**A",
+        "\0",
+        "\ud800",
+        "-",
+        r"\frac{",
+        "answer is $",
+    ],
+)
+@pytest.mark.parametrize("kind", ["number", "math", "choice"])
+def test_a_long_response_of_anything_is_read_in_linear_time(unit, kind):
+    def seconds(length):
+        text = "The answer is " + unit * (length // len(unit))
+        start = time.process_time()
+        extract(text, kind=kind, options=["1", "2"] if kind == "choice" else None)
+        return time.process_time() - start
+
+    # A quadratic pattern takes half a minute on this, a linear one a tenth of a second.
+    assert seconds(200_000) < 3
 
 
 def test_a_response_that_repeats_an_open_box_for_ever_is_read_in_one_pass():

@@ -1,11 +1,9 @@
-import signal
 import threading
-import time
 
 import pytest
 
 from harness_ext.errors import DataError
-from harness_ext.verifier import compare, lenient_correct, over_limit, same_answer, score
+from harness_ext.verifier import compare, lenient_correct, same_answer, score
 
 
 @pytest.mark.parametrize(
@@ -44,14 +42,14 @@ def test_an_answer_against_gold(gold, answer, expected):
     assert compare(gold, answer) == expected
 
 
-def test_limits_leave_ordinary_powers_alone():
-    for fine in ("2^{10}", "x^2 + y^2", r"\frac{3^{12}}{2}", "10^{-3}", r"45^\circ", "5!"):
-        assert over_limit(fine) is None
-
-
 def test_an_empty_gold_is_an_error_and_not_a_wrong_answer():
     with pytest.raises(DataError, match="gold answer is empty"):
         compare(" ", "3")
+
+
+def test_a_gold_that_is_a_whole_solution_is_an_error():
+    with pytest.raises(DataError, match="2001 characters, limit 2000"):
+        compare("x" * 2001, "3")
 
 
 def test_it_works_in_a_thread_where_alarms_do_not():
@@ -66,21 +64,6 @@ def test_it_works_in_a_thread_where_alarms_do_not():
     assert out == ["equal"]
 
 
-def test_the_callers_alarm_survives_a_comparison():
-    rang = []
-    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.8)
-        assert compare("z^2+1", "1+z^2") == "equal"
-        deadline = time.monotonic() + 5
-        while not rang and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert rang == [1]
-
-
 @pytest.mark.parametrize(
     ("final", "truncated", "status", "answer", "correct"),
     [
@@ -89,7 +72,7 @@ def test_the_callers_alarm_survives_a_comparison():
         (r"\boxed{7}", True, "truncated", None, False),
         ("", False, "no_answer", None, False),
         (r"\boxed{??}", False, "parse_error", "??", False),
-        (r"\boxed{a^{b^{c}}}", False, "limit", "a^{b^{c}}", False),
+        (r"\boxed{9^{8^{7}}}", False, "limit", "9^{8^{7}}", False),
     ],
 )
 def test_status_of_a_response(final, truncated, status, answer, correct):
