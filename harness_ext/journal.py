@@ -71,7 +71,10 @@ class Journal:
             JournalError: the folder cannot be made, read or written, or another version of this
                 program wrote it.
         """
-        folder = Path(path).expanduser()
+        if not str(path):
+            raise JournalError("journal '' has no name; name a folder")
+        # `journal=1` in model arguments arrives as a number.
+        folder = Path(str(path)).expanduser()
         if folder.exists() and not folder.is_dir():
             raise JournalError(f"journal '{folder}' is a file; name a folder")
         try:
@@ -135,6 +138,8 @@ class Journal:
     def put(self, key: str, entry: Entry) -> None:
         """Keep `entry` under `key`; it survives the death of this process from here on.
 
+        Nothing happens if there is an intact entry under the key.
+
         Raises:
             JournalError: the disk is full or the file cannot be written (all earlier responses
                 are kept), or the entry is not plain data.
@@ -147,10 +152,17 @@ class Journal:
         Raises:
             JournalError: as `put`; those that were written whole are kept.
         """
-        rows = [(key, to_line(key, to_data(key, entry))) for key, entry in items]
+        rows = {}
+        for key, entry in items:
+            if len(key) != 32 or not key.isalnum() or key == FACTS_KEY:
+                raise JournalError(f"'{key}' is not a journal key; make it with response_key")
+            rows[key] = to_line(key, to_data(key, entry))
         with self._mutex:
-            self._write(rows)
-            for key, _ in rows:
+            # What is there already holds, so that every reading gives the same response.
+            new = [(key, line) for key, line in rows.items() if key not in self._index]
+            if new:
+                self._write(new)
+            for key in rows:
                 self._locks.free(key)
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             self.flush()

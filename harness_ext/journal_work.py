@@ -223,7 +223,10 @@ class JournalUse:
         self._count()
         if self.opened is None:
             return
-        self.opened.flush()
+        try:
+            self.opened.flush()
+        except JournalError as error:
+            raise for_command_line(error) from None
         for facts in self.opened.sources():
             other = {k: v for k, v in facts.items() if self.opened.facts.get(k) != v}
             if other and str(other) not in self._told:

@@ -100,6 +100,14 @@ def test_what_would_not_come_back_equal_is_refused(tmp_path):
         assert len(journal) == 0
 
 
+@pytest.mark.parametrize("bad", ["", "a", "0" * 32, "a" * 33, "a" * 31 + '"'])
+def test_only_keys_of_response_key_are_taken(tmp_path, bad):
+    with Journal.open(tmp_path) as journal:
+        with pytest.raises(JournalError, match="make it with response_key"):
+            journal.put(bad, Entry(generation()))
+        assert journal.get(bad) is None
+
+
 OTHERS = {
     "backend": "vllm",
     "model": "0123456789abcdee",
@@ -140,12 +148,22 @@ def test_a_key_of_something_that_has_no_text_is_refused():
 
 def test_the_first_response_to_a_request_holds(tmp_path):
     fill(tmp_path, [1], "first")
-    fill(tmp_path, [1], "second")
+    fill(tmp_path, [1, 2], "second")
     with Journal.open(tmp_path) as journal:
-        assert len(journal) == 1
-        again = journal.get(key(1))
-    with Journal.open(tmp_path) as journal:
-        assert journal.get(key(1)) == again
+        assert [journal.get(key(n)).response for n in (1, 2)] == ["first 1", "second 2"]
+    assert sum(len(file.read_text().splitlines()) for file in files(tmp_path)) == 2 + 2
+
+
+def test_of_two_processes_that_made_one_response_every_later_one_reads_the_same(tmp_path):
+    with Journal.open(tmp_path) as one, Journal.open(tmp_path) as two:
+        one.put(key(1), Entry(generation("one")))
+        two.put(key(1), Entry(generation("two")))
+    read = set()
+    for _ in range(3):
+        with Journal.open(tmp_path) as journal:
+            assert len(journal) == 1
+            read.add(journal.get(key(1)).response)
+    assert len(read) == 1
 
 
 def test_files_are_json_lines_that_say_who_wrote_them(tmp_path):
@@ -265,6 +283,15 @@ def test_a_file_in_place_of_the_folder(tmp_path):
         Journal.open(tmp_path / "j" / "k")
 
 
+def test_a_name_that_lm_eval_took_for_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Journal.open(1) as journal:  # pyright: ignore[reportArgumentType]
+        journal.put(key(1), Entry(generation()))
+    assert files(tmp_path / "1")
+    with pytest.raises(JournalError, match="has no name"):
+        Journal.open("")
+
+
 def open_as_nobody(folder) -> str:
     """Return what another user is told who opens the journal; root may write everywhere."""
     reading, writing = os.pipe()
@@ -349,18 +376,20 @@ def test_a_disk_that_is_full_from_the_start(tmp_path):
         assert (len(journal), journal.problems) == (1, [])
 
 
-def write_many(path, first, step, n):
+def write_many(path, first, step, n, barrier):
     with Journal.open(path) as journal:
+        barrier.wait(timeout=60)
         for number in range(first, n, step):
             journal.put(key(number), Entry(generation(f"response {number} " * 50)))
 
 
 def test_several_processes_write_one_journal_at_once(tmp_path):
     spawn = multiprocessing.get_context("fork")
-    n = 400
+    n, barrier = 400, spawn.Barrier(4)
     # Two of the four write the same records.
     workers = [
-        spawn.Process(target=write_many, args=(tmp_path, first, 3, n)) for first in (0, 1, 2, 2)
+        spawn.Process(target=write_many, args=(tmp_path, first, 3, n, barrier))
+        for first in (0, 1, 2, 2)
     ]
     for worker in workers:
         worker.start()
