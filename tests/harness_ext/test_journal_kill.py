@@ -70,14 +70,14 @@ def tasks(tmp_path_factory):
 def start(tasks, model_folder, sae_folder, repo_root):
     """Return a function that starts lm-eval's command line with a journal, or without."""
 
-    def run(out, journal=None, **options):
+    def run(out, journal=None, launcher=(sys.executable,), **options):
         arguments = (
             f"pretrained={model_folder()},dtype=float32,sae_path={sae_folder()},"
             "sae_feature_idx=3,sae_op=clamp,sae_value=5,sae_norm_guard=off"
         )
         if journal:
             arguments += f",journal={journal}"
-        command = [sys.executable, "-c", RUNNER, "--model", "sae_steered"]
+        command = [*launcher, "-c", RUNNER, "--model", "sae_steered"]
         command += ["--device", "cpu", "--tasks", ",".join(TASKS), "--include_path", str(tasks)]
         command += ["--model_args", arguments, "--batch_size", str(BATCH)]
         command += ["--log_samples", "--output_path", str(out)]
@@ -85,6 +85,7 @@ def start(tasks, model_folder, sae_folder, repo_root):
             "PYTHONPATH": str(repo_root),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
             "HF_DATASETS_CACHE": str(tasks / "datasets"),
         }
         with out.with_suffix(".err").open("w") as errors:
@@ -210,4 +211,17 @@ def test_a_full_disk_ends_in_one_clear_line_and_loses_nothing(plain, start, task
         assert 10 < len(journal) < NEEDED
     run = ended(start(tasks / "again", folder), tasks / "again")
     check_equal(run, plain)
+    assert written(folder) == NEEDED
+
+
+def test_ranks_of_one_run_fill_one_journal_and_one_process_reads_it(plain, start, tasks):
+    out, folder = tasks / "ranks", tasks / "ranked"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    launcher += ["--no_python", sys.executable]
+    ended(start(out, folder, launcher), out)
+    assert len(list(folder.glob("*.jsonl"))) == 2
+    one = ended(start(tasks / "one", folder), tasks / "one")
+    check_equal(one, plain)
+    assert one[2]["journal"]["made"] == 0
     assert written(folder) == NEEDED
