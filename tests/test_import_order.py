@@ -58,11 +58,15 @@ interventions.backends.vllm.accounts
 interventions.backends.vllm.layers
 interventions.backends.vllm.kv_keys
 interventions.backends.vllm.identity
+interventions.backends.vllm.access
 interventions.backends.vllm.admission
 interventions.backends.vllm.adapter
 interventions.backends.vllm.worker
 interventions.backends.vllm.runners
 interventions.backends.vllm.plugin
+interventions.backends.vllm.calibrate
+interventions.backends.vllm.service
+interventions.backends.vllm.endpoint
 interventions.train
 interventions.train.config
 interventions.train.progress
@@ -122,6 +126,7 @@ harness_ext.llm.prompts
 harness_ext.llm.objections
 harness_ext.llm.verifier
 harness_ext.llm.judge
+harness_ext.llm.task_hook
 harness_ext.llm.attacks
 harness_ext.effects
 harness_ext.rescore_table

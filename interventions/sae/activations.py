@@ -39,7 +39,10 @@ def gate(pre: Tensor, mul: Tensor, beta: Tensor, beta_mag: Tensor, theta: Tensor
 
     Args:
         pre: `(..., n)` products `z · e`.
-        mul, beta, beta_mag, theta: `(n,)` or `(..., n)`, see `FeatureDirections`.
+        mul: `(n,)` or `(..., n)`; this and the rest as in `FeatureDirections`.
+        beta: the same shape.
+        beta_mag: the same shape.
+        theta: the same shape.
     """
     return torch.addcmul(beta_mag, pre, mul).relu_() * (pre + beta > theta)
 

@@ -7,14 +7,18 @@ without a declared intervention it does exactly what it did:
 | --- | --- |
 | `EngineArgs.create_engine_config` | check what is declared, salt the compile cache |
 | `InputProcessor.process_inputs` | check and compile a request's spec |
+| `EngineCore.preprocess_add_request` | refuse what no frontend compiled |
 | `kv_cache_utils.generate_block_hash_extra_keys` | keep KV blocks apart |
 | `Worker.load_model` | arm the layers before anything is compiled |
 | the worker's `compile_or_warm_up_model` | self-check, when all is compiled and captured |
 | `execute_model`, `_prepare_inputs` / `prepare_inputs`, `_dummy_run` of the model runner | rows |
+| `create_completion`, `create_chat_completion` of the HTTP server | bad specs get status 400 |
 
-The last two rows are wrapped on the instances of a steered engine alone.
+Those of the worker and of the model runner are wrapped on the instances of a steered engine alone,
+those of the server by the endpoint plugin.
 """
 
+import asyncio
 import functools
 import importlib.metadata
 import logging
@@ -102,6 +106,38 @@ def refusals(vllm_config: Any) -> list[str]:
     if getattr(model, "runner_type", "generate") == "pooling":
         found.append("pooling models generate nothing")
     return found
+
+
+def serves_others(usage_context: Any) -> bool:
+    """Return whether an engine is made for requests that come from outside of its process."""
+    # Its values are texts; None and ENGINE_CONTEXT are an engine that a program makes for itself.
+    return str(getattr(usage_context, "value", "")) not in ("", "LLM_CLASS", "ENGINE_CONTEXT")
+
+
+async def call_workers(engine_client: Any, *args: Any) -> list[list[Any]]:
+    """Return what every worker answers to `collective_rpc("sae_steered", args=args)`.
+
+    Args:
+        engine_client: an `AsyncLLM`.
+        *args: what is asked, see `plugin`.
+
+    Returns:
+        By data-parallel engine, then by rank within it.
+    """
+    core = engine_client.engine_core
+    engines = getattr(core, "core_engines", None) or ()
+    if len(engines) < 2:
+        return [await engine_client.collective_rpc("sae_steered", args=args)]
+    # `collective_rpc` asks the first engine alone (all versions); `call_utility_all_async` came
+    # with 0.32.
+    return await asyncio.gather(
+        *(
+            core._call_utility_async(
+                "collective_rpc", "sae_steered", None, args, None, engine=engine
+            )
+            for engine in engines
+        )
+    )
 
 
 def model_runner_kind(runner: Any) -> str:

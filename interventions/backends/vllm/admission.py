@@ -2,16 +2,19 @@
 
 import functools
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from interventions.backends.hf import token_facts
-from interventions.backends.vllm.compiled import compile_plan
+from interventions.backends.vllm.access import check_saes
+from interventions.backends.vllm.compiled import compile_norms, compile_plan, declared_index
 from interventions.backends.vllm.config import KEY, SteeringConfig
 from interventions.backends.vllm.identity import checkpoint_digest
 from interventions.errors import SpecError
+from interventions.hook_points import HookPoint, parse_hook_point
 from interventions.plan import ModelFacts, Plan, make_plan
 from interventions.sae.io import load_sae
 from interventions.spec import InterventionSpec, parse_spec
@@ -29,7 +32,10 @@ class Admission:
     `vllm_xargs={"sae_steered": "<the same as JSON text>"}`. A mapping with a spec's own keys is
     taken as the spec. Beside `spec` there may be `prompt_len` (where the prompt ends, for scoring:
     the tokens after it count as generated) and `tag` (a name under which the receipt lists the
-    request).
+    request). `norms`, a list of hook points, stands in place of `spec`: nothing is edited, and the
+    lengths of the residual stream there are kept under the tag.
+
+    Specs are compiled one at a time; it is safe to call from several threads.
     """
 
     def __init__(self, vllm_config: Any, config: SteeringConfig, tokenizer: Any) -> None:
@@ -42,14 +48,15 @@ class Admission:
         """
         model_config = vllm_config.model_config
         text = model_config.hf_text_config
-        self._model_config, self._tokenizer = model_config, tokenizer
-        self._config = config
-        self._facts = ModelFacts(
+        self._model_config, self.tokenizer = model_config, tokenizer
+        self.config = config
+        self.facts = ModelFacts(
             name=model_config.model, d_model=text.hidden_size, n_layers=text.num_hidden_layers
         )
-        self._points = config.points(self._facts.n_layers, self._facts.name)
+        self.points = config.points(self.facts.n_layers, self.facts.name)
         self._identity: str | None = None
         self._compiled: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._lock = threading.Lock()
         # Hundreds of features of one SAE read its files once.
         self._load: Any = functools.lru_cache(maxsize=_LOADED)(load_sae)
 
@@ -83,33 +90,74 @@ class Admission:
                 model, the SAE, or what the engine declared.
         """
         entry = _read(entry)
-        text = json.dumps(entry["spec"], sort_keys=True)
-        compiled = self._compiled.get(text)
-        if compiled is None:
-            compiled = self._compile(parse_spec(entry["spec"]))
-            self._compiled[text] = compiled
-            if len(self._compiled) > _REMEMBERED:
-                self._compiled.popitem(last=False)
-        if compiled is None:
+        if "norms" in entry:
+            points = [parse_hook_point(text) for text in entry["norms"]]
+            for point in points:
+                self.index(point)
+            compiled = compile_norms(points, self.points, self.facts.d_model).pack()
+        else:
+            compiled = self._remembered(entry["spec"])
+        if not compiled:
             return {}
         prompt_len = entry.get("prompt_len")
         if prompt_len is not None and n_prompt is not None and not 0 < prompt_len <= n_prompt:
             raise SpecError(f"`prompt_len` {prompt_len} is outside 1..{n_prompt}, the prompt")
-        rest = {key: entry[key] for key in ("prompt_len", "tag", "norms") if key in entry}
+        rest = {key: entry[key] for key in ("prompt_len", "tag") if key in entry}
+        if "norms" in entry:
+            rest["norms"] = True
         return {"compiled": compiled, **rest}
+
+    def index(self, point: HookPoint) -> int:
+        """Return which of the declared hook points `point` is.
+
+        Raises:
+            HookPointError: a layer outside the model.
+            SpecError: it was not declared.
+        """
+        point.check(self.facts.n_layers, self.facts.name)
+        return declared_index(point, self.points)
+
+    def check(self, data: Mapping[str, Any]) -> Plan:
+        """Return the plan of a spec, for which `admit` would take a request.
+
+        A median norm that the guard needs may be missing in it: see `Plan.missing_medians`.
+
+        Raises:
+            interventions.errors.SteeringError: as `admit` does.
+        """
+        plan = self.plan(parse_spec(data))
+        if not plan.missing_medians:
+            self._pack(plan)
+        return plan
 
     def plan(self, spec: InterventionSpec) -> Plan:
         """Return the plan of a spec for the engine's model."""
-        return make_plan(spec, self._facts, load=self._load).with_identity(self.identity)
+        if self.config.saes not in (None, "any"):
+            check_saes(spec, self.config.saes)
+        return make_plan(spec, self.facts, load=self._load).with_identity(self.identity)
 
-    def _compile(self, spec: InterventionSpec) -> Any:
-        plan = self.plan(spec)
+    def _remembered(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            text = json.dumps(spec, sort_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SpecError(f"`spec` cannot be written as JSON: {error}") from None
+        compiled = self._compiled.get(text)
+        if compiled is None:
+            with self._lock:
+                compiled = self._pack(self.plan(parse_spec(spec)))
+                self._compiled[text] = compiled
+                if len(self._compiled) > _REMEMBERED:
+                    self._compiled.popitem(last=False)
+        return compiled
+
+    def _pack(self, plan: Plan) -> dict[str, Any]:
         if not plan.layers:
             return {}
-        if self._tokenizer is None:
+        spec = plan.spec
+        if self.tokenizer is None:
             raise SpecError("the engine has no tokenizer (skip_tokenizer_init) and needs one")
-        tokens = token_facts(self._tokenizer, spec, needs_thinking=plan.needs_thinking)
-        return compile_plan(plan, self._points, self._config.max_edits, tokens).pack()
+        tokens = token_facts(self.tokenizer, spec, needs_thinking=plan.needs_thinking)
+        return compile_plan(plan, self.points, self.config.max_edits, tokens).pack()
 
 
 def _read(entry: Any) -> dict[str, Any]:
@@ -122,12 +170,19 @@ def _read(entry: Any) -> dict[str, Any]:
             raise SpecError(f"'{KEY}' is not JSON: {error}") from None
     if not isinstance(entry, Mapping):
         raise SpecError(f"'{KEY}' is a mapping, or one as JSON text, not {type(entry).__name__}")
-    if "spec" not in entry:
+    if "spec" not in entry and "norms" not in entry:
         entry = {"spec": entry}
     unknown = sorted(set(entry) - set(_KEYS))
     if unknown:
         raise SpecError(f"unknown key '{unknown[0]}' in '{KEY}'; known keys: {', '.join(_KEYS)}")
-    if not isinstance(entry["spec"], Mapping):
+    if "norms" in entry:
+        points = entry["norms"]
+        if "spec" in entry or not isinstance(points, list) or not points:
+            raise SpecError("`norms` is a list of hook points, and stands in place of `spec`")
+        if "tag" not in entry:
+            raise SpecError("`norms` needs a `tag`, under which they are kept")
+        entry = {**entry, "norms": [str(point) for point in points]}
+    elif not isinstance(entry["spec"], Mapping):
         raise SpecError(f"`spec` is a mapping of a spec's keys, not {entry['spec']!r:.100}")
     if not isinstance(entry.get("prompt_len", 1), int):
         raise SpecError(f"`prompt_len` is a number of tokens, not {entry['prompt_len']!r}")

@@ -3,6 +3,7 @@
 A worker then needs no SAE files. At `d_model` 4096 one edit is 32 KiB.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,11 +116,7 @@ def unpack(data: Mapping[str, Any]) -> Compiled:
     Raises:
         SpecError: another version of this package packed it.
     """
-    if data.get("graph") != GRAPH:
-        raise SpecError(
-            f"a request was compiled by graph version {data.get('graph')}, this worker has {GRAPH};"
-            f" install one version of sae-steered on every machine"
-        )
+    _check_graph(data)
     return Compiled(
         fingerprint=data["fp"],
         hooks=tuple(_hook(*row) for row in data["hooks"]),
@@ -128,6 +125,29 @@ def unpack(data: Mapping[str, Any]) -> Compiled:
         bos=data["bos"],
         think=None if data["think"] is None else tuple(data["think"]),
     )
+
+
+def check_compiled(entry: Any, request_id: str) -> None:
+    """Return nothing if a request's entry is what a frontend's plugin makes of a spec.
+
+    Raises:
+        SpecError: it is not, or another version made it.
+    """
+    compiled = entry.get("compiled") if isinstance(entry, Mapping) else None
+    if not isinstance(compiled, Mapping):
+        raise SpecError(
+            f"request {request_id} names an intervention that no frontend compiled; the plugin"
+            f" sae_steered must be active in the frontend (see VLLM_PLUGINS)"
+        )
+    _check_graph(compiled)
+
+
+def _check_graph(data: Mapping[str, Any]) -> None:
+    if data.get("graph") != GRAPH:
+        raise SpecError(
+            f"a request was compiled by graph version {data.get('graph')}, this engine has {GRAPH};"
+            f" install one version of sae-steered on every machine"
+        )
 
 
 def compile_plan(
@@ -176,6 +196,50 @@ def compile_plan(
     )
 
 
+def compile_norms(
+    wanted: Sequence[HookPoint], points: Sequence[HookPoint], d_model: int
+) -> Compiled:
+    """Return an intervention that adds nothing, so that the operator looks at every token.
+
+    Each call returns another fingerprint: no cached block is read, every row runs.
+
+    Args:
+        wanted: hook points to look at.
+        points: hook points that the engine declared.
+        d_model: width of the residual stream.
+
+    Raises:
+        SpecError: a hook point that was not declared.
+    """
+    scalars = torch.zeros(1, len(SCALARS))
+    scalars[0, SCALARS.index("wanted")] = FLAG_ALL
+    nothing = torch.zeros(1, d_model)
+    indices = sorted({declared_index(point, points) for point in wanted})
+    return Compiled(
+        fingerprint=f"norms-{uuid.uuid4().hex}",
+        hooks=tuple(HookEdits(i, float("inf"), scalars, nothing, nothing) for i in indices),
+        keyed=True,
+        boundary=None,
+        bos=None,
+        think=None,
+    )
+
+
+def declared_index(point: HookPoint, points: Sequence[HookPoint]) -> int:
+    """Return which of the declared hook points `point` is.
+
+    Raises:
+        SpecError: none of them.
+    """
+    here = place(point)
+    if here not in points:
+        raise SpecError(
+            f"this engine is steered at {', '.join(map(str, points))} and not at {point}; declare"
+            f" it when the engine starts"
+        )
+    return points.index(here)
+
+
 def place(point: HookPoint) -> HookPoint:
     """Return the hook point of the same place that engines use: `resid_post` where there is one."""
     if point.site == "resid_pre" and point.layer > 0:
@@ -184,12 +248,7 @@ def place(point: HookPoint) -> HookPoint:
 
 
 def _compile_layer(layer: LayerPlan, points: Sequence[HookPoint], max_edits: int) -> HookEdits:
-    here = place(layer.hook_point)
-    if here not in points:
-        raise SpecError(
-            f"this engine is steered at {', '.join(map(str, points))} and not at"
-            f" {layer.hook_point}; declare it when the engine starts"
-        )
+    index = declared_index(layer.hook_point, points)
     n_edits = len(layer.selectors)
     if n_edits > max_edits:
         raise SpecError(
@@ -197,7 +256,7 @@ def _compile_layer(layer: LayerPlan, points: Sequence[HookPoint], max_edits: int
             f" `max_edits` of {n_edits} or more"
         )
     return HookEdits(
-        index=points.index(here),
+        index=index,
         limit=float("inf") if layer.norm_limit is None else layer.norm_limit,
         scalars=torch.cat([_scalars(group) for group in layer.groups]),
         e=torch.cat([group.directions.e for group in layer.groups]),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from interventions.errors import SpecError
 from interventions.fingerprint import SCHEMA
 from interventions.hook_points import HookPoint, parse_hook_point
+from interventions.spec import SAERef
 
 KEY = "sae_steered"
 """Name in `additional_config`, in `SamplingParams.extra_args` and in `vllm_xargs`."""
@@ -30,6 +31,9 @@ class SteeringConfig(BaseModel):
         hook_points: places in the model that get the edit operator, or `all`; nothing else can be
             steered after the engine has started.
         max_edits: most edits of one request at one hook point.
+        saes: SAEs that clients of a server may name beside the embedded one and the releases of
+            SAELens, or `any`; None where nothing was said, which a server takes for none, and a
+            process that makes its own requests for `any`.
         graph: version of the operator; filled in, part of the compile cache's key.
     """
 
@@ -37,6 +41,7 @@ class SteeringConfig(BaseModel):
 
     hook_points: tuple[str, ...] | Literal["all"]
     max_edits: int = Field(default=8, ge=1, le=256)
+    saes: tuple[SAERef, ...] | Literal["any"] | None = None
     graph: str = GRAPH
 
     @field_validator("hook_points", mode="before")

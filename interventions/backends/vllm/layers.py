@@ -67,6 +67,7 @@ def arm(
     points: Sequence[HookPoint],
     n_layers: int,
     tokens: Tensor,
+    owners: Tensor,
     tables: Mapping[int, HookTables],
 ) -> None:
     """Put the operator into the layers at `points`; before the model is compiled.
@@ -76,6 +77,7 @@ def arm(
         points: declared hook points.
         n_layers: decoder layers of the whole model.
         tokens: what rows are, shared by all hook points.
+        owners: whose rows they are, likewise.
         tables: by index in `points`, for those that lie on this worker.
     """
     layers = decoder_layers(model, n_layers)
@@ -84,6 +86,7 @@ def arm(
         layer: Any = layers[point.layer]
         site = point.site
         layer.register_buffer("sae_steered_tokens", tokens, persistent=False)
+        layer.register_buffer("sae_steered_owners", owners, persistent=False)
         for field in fields(hook_tables):
             layer.register_buffer(
                 f"sae_steered_{site}_{field.name}",
@@ -136,6 +139,7 @@ def _edit(layer: Any, site: str, hidden: Tensor, residual: Tensor | None) -> Non
         hidden,
         residual,
         layer.sae_steered_tokens,
+        layer.sae_steered_owners,
         getattr(layer, f"sae_steered_{site}_n_edits"),
         getattr(layer, f"sae_steered_{site}_limit"),
         getattr(layer, f"sae_steered_{site}_scalars"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from interventions.backends.vllm.compiled import FLAG_BOS, NORMS, SCALARS
-from interventions.errors import HookPointError
+from interventions.errors import HookPointError, ReceiptError
 from interventions.ops import coefficients
 from interventions.sae.activations import gate
 from interventions.sae.norms import normalise
@@ -23,8 +23,8 @@ SLOT_BITS = 16
 SLOT_MASK = (1 << SLOT_BITS) - 1
 
 _SCHEMA = (
-    "edit_(Tensor(a!) hidden, Tensor? residual, Tensor tokens, Tensor n_edits, Tensor limit,"
-    " Tensor scalars, Tensor e, Tensor w, Tensor(b!) counts, Tensor(c!) norms) -> ()"
+    "edit_(Tensor(a!) hidden, Tensor? residual, Tensor tokens, Tensor owners, Tensor n_edits,"
+    " Tensor limit, Tensor scalars, Tensor e, Tensor w, Tensor(b!) counts, Tensor(c!) norms) -> ()"
 )
 _CHUNK_ELEMENTS = 1 << 22
 """Gathered directions at once: 16 MiB of fp32."""
@@ -37,6 +37,7 @@ def edit_(
     hidden: Tensor,
     residual: Tensor | None,
     tokens: Tensor,
+    owners: Tensor,
     n_edits: Tensor,
     limit: Tensor,
     scalars: Tensor,
@@ -51,23 +52,31 @@ def edit_(
         hidden: `(rows, d_model)`; what is added to it is added to the residual stream.
         residual: `(rows, d_model)` the rest of the stream, or None where `hidden` is all of it.
         tokens: `(max_rows,)` int32, a row's slot in the low 16 bits and its flags above.
+        owners: `(max_rows,)` int32, a row's account in `counts`; read where its slot is not 0.
         n_edits: `(slots,)` int32.
         limit: `(slots,)` fp32, the norm guard's bound.
         scalars: `(slots, max_edits, len(SCALARS))` fp32.
         e: `(slots, max_edits, d_model)` fp32, encoder rows.
         w: `(slots, max_edits, d_model)` fp32, decoder rows.
-        counts: `(slots, max_edits, 3)` int64: rows selected, of these guarded, of the rest fired.
-        norms: `(max_rows,)` fp32; receives the length of the stream at edited rows.
+        counts: `(accounts, max_edits, 3)` int64: rows selected, of these guarded, of the rest
+            fired.
+        norms: `(max_rows,)` fp32; receives the length of the stream at rows of steered slots.
+
+    Raises:
+        ReceiptError: more rows than `tokens` describes.
     """
+    if hidden.shape[0] > tokens.shape[0]:
+        raise ReceiptError(
+            f"a step has {hidden.shape[0]} rows and {tokens.shape[0]} can be described; the rest"
+            f" would run unsteered; lower max_num_batched_tokens"
+        )
     packed = tokens[: hidden.shape[0]]
     rows = packed.nonzero().squeeze(1)
     if not len(rows):
         return
     slots, flags = packed[rows] & SLOT_MASK, packed[rows] >> SLOT_BITS
     width = int(n_edits[slots].max())
-    if not width:
-        return
-    step = max(1, _CHUNK_ELEMENTS // (width * hidden.shape[1]))
+    step = max(1, _CHUNK_ELEMENTS // (max(1, width) * hidden.shape[1]))
     for chunk in torch.arange(len(rows)).split(step):
         row, slot = rows[chunk], slots[chunk]
         x = hidden[row].float()
@@ -75,11 +84,13 @@ def edit_(
             x = x + residual[row].float()
         length = torch.linalg.vector_norm(x, dim=-1)
         norms[row] = length
+        if not width:
+            continue
         table: dict[str, Tensor] = dict(zip(SCALARS, scalars[slot, :width].unbind(-1), strict=True))
         exists = torch.arange(width) < n_edits[slot].unsqueeze(1)
         delta = _delta(
             x, flags[chunk], table, e[slot, :width], w[slot, :width], exists,
-            (length <= limit[slot]).unsqueeze(1), slot, counts,
+            (length <= limit[slot]).unsqueeze(1), owners[row].long(), counts,
         )  # fmt: skip
         hidden[row] = (hidden[row].float() + delta).to(hidden.dtype)
 
@@ -92,7 +103,7 @@ def _delta(
     w: Tensor,
     exists: Tensor,
     calm: Tensor,
-    slot: Tensor,
+    owner: Tensor,
     counts: Tensor,
 ) -> Tensor:
     """Return what is added to each row of `x`, by the editor's own formulas."""
@@ -115,7 +126,7 @@ def _delta(
     active = acts != 0
     reads = table["reads"] != 0
     done = torch.stack([mask, mask & ~calm, mask & calm & active & reads], dim=-1)
-    counts.index_add_(0, slot, _padded(done.long(), counts.shape[1]))
+    counts.index_add_(0, owner, _padded(done.long(), counts.shape[1]))
     mask = mask & calm & (active | (table["only_active"] == 0))
     proj = torch.bmm(w, x.unsqueeze(-1)).squeeze(-1)
     constants = torch.stack([table[name] for name in ("a_const", "a_act", "r_const", "r_proj")])

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from interventions.backends.vllm.compiled import check_compiled
 from interventions.backends.vllm.config import KEY, declared, parse_config
 from interventions.errors import ReceiptError, SpecError, SteeringError
 
@@ -23,6 +24,7 @@ def register() -> None:
     """
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.core import kv_cache_utils
+    from vllm.v1.engine.core import EngineCore
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.worker.gpu_worker import Worker
 
@@ -30,6 +32,7 @@ def register() -> None:
 
     adapter.wrap(EngineArgs, "create_engine_config", _create_engine_config)
     adapter.wrap(InputProcessor, "process_inputs", _process_inputs)
+    adapter.wrap(EngineCore, "preprocess_add_request", _preprocess_add_request)
     adapter.wrap(kv_cache_utils, "generate_block_hash_extra_keys", kv_keys.extend)
     for name in ("vllm.v1.core.block_pool", "vllm.v1.simple_kv_offload.manager"):
         module = adapter.loaded(name)
@@ -50,6 +53,9 @@ def _create_engine_config(original: Any) -> Any:
         config = declared(vllm_config)
         if config is None:
             return vllm_config
+        usage = args[0] if args else kwargs.get("usage_context")
+        if config.saes is None and adapter.serves_others(usage):
+            config = config.model_copy(update={"saes": ()})
         adapter.check_version()
         reasons = adapter.refusals(vllm_config)
         if reasons:
@@ -74,12 +80,12 @@ def _process_inputs(original: Any) -> Any:
         if entry is None:
             return original(self, request_id, prompt, params, *args, **kw)
         try:
-            admission = _admission(self)
+            admission = admission_of(self)
             admission.admit(entry, None)
             request = original(self, request_id, prompt, params, *args, **kw)
             admitted = admission.admit(entry, len(request.prompt_token_ids or ()))
         except SteeringError as error:
-            raise _client_error(str(error)) from None
+            raise client_error(str(error)) from None
         # A copy of our own: the prompts of one HTTP request share their parameters.
         own = copy.copy(request.sampling_params)
         kept = {key: value for key, value in own.extra_args.items() if key != KEY}
@@ -90,7 +96,15 @@ def _process_inputs(original: Any) -> Any:
     return process_inputs
 
 
-def _admission(processor: Any) -> Any:
+def admission_of(processor: Any) -> Any:
+    """Return the `Admission` of an engine.
+
+    Args:
+        processor: vLLM's `InputProcessor` of that engine.
+
+    Raises:
+        SpecError: the engine was not started to be steered.
+    """
     from interventions.backends.vllm.admission import Admission
 
     held = getattr(processor, "sae_steered", None)
@@ -105,12 +119,36 @@ def _admission(processor: Any) -> Any:
     return held
 
 
-def _client_error(message: str) -> Exception:
+def client_error(message: str) -> Exception:
+    """Return the error that vLLM answers with HTTP 400."""
     from vllm import exceptions
 
-    # HTTP 400. Before 0.27 there was a ValueError of that name only.
+    # Before 0.27 there was a ValueError of that name only.
     kind = getattr(exceptions, "VLLMValidationError", ValueError)
     return kind(message)
+
+
+# -- engine core ------------------------------------------------------------------------------
+
+
+def _preprocess_add_request(original: Any) -> Any:
+    """Refuse a request that no frontend's plugin compiled: it would run unsteered, or not at all.
+
+    vLLM ends such a request with an error, and the engine lives on.
+    """
+
+    def preprocess_add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        extra = getattr(request.sampling_params, "extra_args", None)
+        if extra and KEY in extra:
+            if declared(self.vllm_config) is None:
+                raise SpecError(
+                    f"request {request.request_id} names an intervention and this engine was not"
+                    f" started to be steered"
+                )
+            check_compiled(extra[KEY], request.request_id)
+        return original(self, request, *args, **kwargs)
+
+    return preprocess_add_request
 
 
 # -- worker -----------------------------------------------------------------------------------

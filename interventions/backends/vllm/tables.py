@@ -1,4 +1,4 @@
-"""The tensors that the operator reads, and which intervention holds which slot."""
+"""The tensors that the operator reads and writes, and which intervention holds which slot."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,9 +28,16 @@ class HookTables:
 
     @classmethod
     def empty(
-        cls, *, slots: int, max_edits: int, d_model: int, rows: int, device: torch.device
+        cls,
+        *,
+        slots: int,
+        accounts: int,
+        max_edits: int,
+        d_model: int,
+        rows: int,
+        device: torch.device,
     ) -> "HookTables":
-        """Return tables in which every slot holds no edit."""
+        """Return tables in which every slot holds no edit and every account is 0."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -41,7 +48,7 @@ class HookTables:
             scalars=zeros(slots, max_edits, len(SCALARS)),
             e=zeros(slots, max_edits, d_model),
             w=zeros(slots, max_edits, d_model),
-            counts=zeros(slots, max_edits, 3, dtype=torch.int64),
+            counts=zeros(accounts, max_edits, 3, dtype=torch.int64),
             norms=zeros(rows),
         )
 
@@ -52,13 +59,7 @@ class HookTables:
         if hook is not None:
             self.limit[slot] = hook.limit
             for table, rows in ((self.scalars, hook.scalars), (self.e, hook.e), (self.w, hook.w)):
-                table[slot, :n].copy_(rows, non_blocking=False)
-
-    def take(self, slot: int) -> Tensor:
-        """Return the counts of `slot`, `(max_edits, 3)` on the CPU, and start again from zero."""
-        counts = self.counts[slot].cpu().clone()
-        self.counts[slot].zero_()
-        return counts
+                table[slot, :n].copy_(rows)
 
 
 @dataclass
@@ -77,7 +78,6 @@ class Slots:
     tables: Mapping[int, HookTables]
     size: int
     _held: "OrderedDict[str, int]" = field(default_factory=OrderedDict)
-    _counts: dict[str, dict[int, Tensor]] = field(default_factory=dict)
 
     def assign(self, wanted: Iterable[Compiled]) -> dict[str, int]:
         """Return the slot of every intervention of a step, by fingerprint.
@@ -102,37 +102,14 @@ class Slots:
                 self._held[fingerprint] = slot
         return {fingerprint: self._held[fingerprint] for fingerprint in needed}
 
+    def release(self, fingerprint: str) -> None:
+        """Free the slot of an intervention."""
+        self._held.pop(fingerprint)
+
     def _free_slot(self) -> int:
         if len(self._held) < self.size - 1:
             return min(set(range(1, self.size)) - set(self._held.values()))
-        fingerprint, slot = self._held.popitem(last=False)
-        self._collect(fingerprint, slot)
-        return slot
-
-    def release(self, fingerprint: str) -> None:
-        """Forget an intervention and what was counted for it."""
-        self._collect(fingerprint, self._held.pop(fingerprint))
-        self._counts.pop(fingerprint)
-
-    def _collect(self, fingerprint: str, slot: int) -> None:
-        kept = self._counts.setdefault(fingerprint, {})
-        for index, tables in self.tables.items():
-            counts = tables.take(slot)
-            kept[index] = kept[index] + counts if index in kept else counts
-
-    def take_counts(self) -> dict[str, dict[int, list[list[int]]]]:
-        """Return what the device counted since the last call, and start again from zero.
-
-        Returns:
-            By fingerprint, then by hook point: `[selected, guarded, fired]` of each edit place.
-        """
-        for fingerprint, slot in self._held.items():
-            self._collect(fingerprint, slot)
-        taken, self._counts = self._counts, {}
-        return {
-            fingerprint: {index: counts.tolist() for index, counts in hooks.items()}
-            for fingerprint, hooks in taken.items()
-        }
+        return self._held.popitem(last=False)[1]
 
 
 def _at(hooks: Sequence[HookEdits], index: int) -> HookEdits | None:

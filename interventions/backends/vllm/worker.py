@@ -1,8 +1,8 @@
 """Steering on one worker: fills the operator's tables for every step, and accounts for it."""
 
-from collections import Counter
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,14 @@ import torch
 from torch import nn
 
 from interventions.backends.vllm import layers
+from interventions.backends.vllm.accounts import Account, Accounts
 from interventions.backends.vllm.compiled import SCALARS, Compiled, unpack
 from interventions.backends.vllm.config import KEY, MAX_SLOTS, SteeringConfig
-from interventions.backends.vllm.op import SLOT_BITS, SLOT_MASK
 from interventions.backends.vllm.steps import Thinking, pack_rows
 from interventions.backends.vllm.tables import HookTables, Slots
 from interventions.errors import ReceiptError, SpecError
 
-_KEPT_REQUESTS = 1 << 17
-"""Finished requests whose rows are remembered for a frontend that never asks."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class StepRequest:
         request_id: the engine's.
         start: position of its first row.
         length: rows.
-        known: its tokens, as far as the host knows them; called only where they are needed.
+        known: returns its tokens, as far as the host knows them; called only where needed.
     """
 
     request_id: str
@@ -38,16 +37,15 @@ class StepRequest:
     known: Any
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Live:
     """A steered request that is not finished."""
 
     compiled: Compiled
     prompt_len: int
     begins_with_bos: bool
-    tag: str | None
-    keep_norms: bool
-    spans: list[list[int]] = field(default_factory=list)
+    keep_norms: str | None
+    account: Account
 
 
 class WorkerSteering:
@@ -88,9 +86,12 @@ class WorkerSteering:
         self.points = config.points(n_layers, name)
         self._device = device
         self._tokens = torch.zeros(max_rows, dtype=torch.int32, device=device)
+        self._owners = torch.zeros_like(self._tokens)
+        n_accounts = 2 * max_requests + 2
         self._tables = {
             index: HookTables.empty(
                 slots=max_requests + 1,
+                accounts=n_accounts,
                 max_edits=config.max_edits,
                 d_model=d_model,
                 rows=max_rows,
@@ -100,18 +101,17 @@ class WorkerSteering:
         }
         self._slots = Slots(self._tables, max_requests + 1)
         self._thinking = Thinking(max_requests, device)
+        self._accounts = Accounts({i: t.counts for i, t in self._tables.items()}, n_accounts)
         self._live: dict[str, _Live] = {}
-        self._done: dict[str, list[_Live]] = {}
-        self._packed = np.zeros(0, dtype=np.int32)
+        self._packed = self._owner = np.zeros(0, dtype=np.int32)
         self._dirty = 0  # rows at the front of `_tokens` that may not be 0
-        self._rows: Counter[tuple[str, int]] = Counter()
         self._unpacked: dict[str, Compiled] = {}
         self._norms: dict[str, dict[int, list[float]]] = {}
         self._reading: list[tuple[str, int, int]] = []
         self.dummy_rows_stay = False
         # Of requests of the V2 runner, which keeps none on the host.
         self.tokens: dict[str, Sequence[int]] = {}
-        layers.arm(model, self.points, n_layers, self._tokens, self._tables)
+        layers.arm(model, self.points, n_layers, self._tokens, self._owners, self._tables)
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -142,12 +142,15 @@ class WorkerSteering:
                 continue
             compiled = self._unpack(extra["compiled"])
             prompt = request.prompt_token_ids or ()
+            prompt_len = extra.get("prompt_len") or len(prompt)
+            bos = bool(prompt) and prompt[0] == compiled.bos
+            tag = extra.get("tag")
             self._live[request.req_id] = _Live(
                 compiled=compiled,
-                prompt_len=extra.get("prompt_len") or len(prompt),
-                begins_with_bos=bool(prompt) and prompt[0] == compiled.bos,
-                tag=extra.get("tag"),
-                keep_norms=bool(extra.get("norms")),
+                prompt_len=prompt_len,
+                begins_with_bos=bos,
+                keep_norms=tag if extra.get("norms") else None,
+                account=self._accounts.open(compiled, prompt_len, bos, tag),
             )
 
     def _unpack(self, data: Mapping[str, Any]) -> Compiled:
@@ -162,16 +165,14 @@ class WorkerSteering:
         live = self._live.pop(request_id, None)
         self._thinking.forget(request_id)
         self.tokens.pop(request_id, None)
-        if live is not None and live.tag is not None:
-            self._done.setdefault(live.tag, []).append(live)
-            if len(self._done) > _KEPT_REQUESTS:
-                self._done.pop(next(iter(self._done)))
+        if live is not None:
+            self._accounts.close(live.account)
 
     # -- steps --------------------------------------------------------------------------------
 
     def clear(self) -> None:
         """Leave every row of the next forward pass alone: a dummy run."""
-        self._write(np.zeros(0, dtype=np.int32))
+        self._write(_NO_ROWS, _NO_ROWS)
 
     def fill(self, requests: Sequence[StepRequest], ids: torch.Tensor) -> None:
         """Say what the rows of the next forward pass are.
@@ -184,39 +185,55 @@ class WorkerSteering:
             ReceiptError: more interventions than slots.
         """
         live = [self._live.get(request.request_id) for request in requests]
-        steered = [one.compiled for one in live if one is not None]
+        steered = [one for one in live if one is not None]
         self._reading = []
         if not steered:
-            self._write(np.zeros(0, dtype=np.int32))
+            self.clear()
             return
-        held = self._slots.assign(steered)
+        held = self._slots.assign(one.compiled for one in steered)
+        self._accounts.place([one.account for one in steered])
+        lengths = np.array([request.length for request in requests])
         packed = pack_rows(
             np.array([0 if one is None else held[one.compiled.fingerprint] for one in live]),
             np.array([request.start for request in requests]),
-            np.array([request.length for request in requests]),
+            lengths,
             np.array([0 if one is None else one.prompt_len for one in live]),
             np.array([one is not None and one.begins_with_bos for one in live]),
         )
-        thinks = any(compiled.think is not None for compiled in steered)
-        self._write(packed, force=thinks)
+        owner = np.repeat(
+            np.array([0 if one is None else one.account.row for one in live], dtype=np.int32),
+            lengths,
+        )
+        thinks = any(one.compiled.think is not None for one in steered)
+        self._write(packed, owner, force=thinks)
         if thinks:
             self._mark_thinking(requests, live, ids)
-        self._account(requests, live, packed, held)
+        row = 0
+        for request, one in zip(requests, live, strict=True):
+            if one is not None:
+                one.account.ran(request.start, request.length)
+                if one.keep_norms is not None:
+                    self._reading.append((one.keep_norms, row, row + request.length))
+            row += request.length
 
-    def _write(self, packed: np.ndarray, *, force: bool = False) -> None:
+    def _write(self, packed: np.ndarray, owner: np.ndarray, *, force: bool = False) -> None:
         """Copy to the device what rows are; in order with what the device runs."""
-        if not force and np.array_equal(packed, self._packed):
-            return
-        n = max(len(packed), self._dirty)
-        padded = np.zeros(n, dtype=np.int32)
-        padded[: len(packed)] = packed
-        source = torch.from_numpy(padded)
+        if not np.array_equal(owner, self._owner) and len(owner):
+            self._copy(self._owners, owner)
+            self._owner = owner
+        if force or not np.array_equal(packed, self._packed):
+            padded = np.zeros(max(len(packed), self._dirty), dtype=np.int32)
+            padded[: len(packed)] = packed
+            self._copy(self._tokens, padded)
+            self._packed, self._dirty = packed, len(packed)
+
+    def _copy(self, target: torch.Tensor, values: np.ndarray) -> None:
+        source = torch.from_numpy(values)
         if self._device.type == "cuda":
             # A fresh pinned block each time: torch's allocator does not hand it out again before
             # the copy is done, however far the host has run ahead.
             source = source.pin_memory()
-        self._tokens[:n].copy_(source, non_blocking=True)
-        self._packed, self._dirty = packed, len(packed)
+        target[: len(values)].copy_(source, non_blocking=True)
 
     def _mark_thinking(
         self, requests: Sequence[StepRequest], live: Sequence[_Live | None], ids: torch.Tensor
@@ -245,30 +262,6 @@ class WorkerSteering:
         think = torch.tensor(thinks, device=self._device).T
         self._thinking.mark(self._tokens, ids, row, place, first, last, think)
 
-    def _account(
-        self,
-        requests: Sequence[StepRequest],
-        live: Sequence[_Live | None],
-        packed: np.ndarray,
-        held: Mapping[str, int],
-    ) -> None:
-        owners = {slot: fingerprint for fingerprint, slot in held.items()}
-        values, counts = np.unique(packed, return_counts=True)
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            if value:
-                self._rows[owners[value & SLOT_MASK], value >> SLOT_BITS] += count
-        row = 0
-        for request, one in zip(requests, live, strict=True):
-            if one is not None:
-                end = request.start + request.length
-                if one.spans and one.spans[-1][1] == request.start:
-                    one.spans[-1][1] = end
-                else:
-                    one.spans.append([request.start, end])
-                if one.keep_norms and one.tag is not None:
-                    self._reading.append((one.tag, row, row + request.length))
-            row += request.length
-
     def read_norms(self) -> None:
         """Keep the lengths of the stream that the last forward pass saw, where they are asked."""
         for tag, start, end in self._reading:
@@ -283,32 +276,18 @@ class WorkerSteering:
         """Return the lengths of the stream at each row of the request `tag`, by hook point."""
         return self._norms.pop(tag, {})
 
-    def take_receipt(self, tags: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what was steered since the last call.
+    def take_receipt(self, tags: Sequence[str]) -> dict[str, Any]:
+        """Return what was steered for some requests, finished or not, and forget it.
 
         Args:
-            tags: requests whose rows are wanted, finished or not; None for all that finished.
+            tags: names of requests.
 
         Returns:
-            `counts`: by fingerprint and hook point, `[selected, guarded, fired]` of each edit, as
-            the device counted. `rows`: by fingerprint, `[flags, rows]` pairs, as the host
-            scheduled. `requests`: by tag, `[fingerprint, prompt_len, spans]` of each request.
+            `hook_points`: indices of those on this worker. `requests`: by tag, a mapping for each
+            request of that tag, see `Account.facts`. `failures`: what did not add up for any
+            request since the last call, one message each.
         """
-        rows: dict[str, list[list[int]]] = {}
-        for (fingerprint, flags), n in self._rows.items():
-            rows.setdefault(fingerprint, []).append([flags, n])
-        self._rows.clear()
-        wanted = list(self._done) if tags is None else tags
-        requests = {tag: [_facts(one) for one in self._done.pop(tag, [])] for tag in wanted}
-        for one in self._live.values() if tags is not None else ():
-            if one.tag in requests:
-                requests[one.tag].append(_facts(one))
-        return {
-            "hook_points": sorted(self._tables),
-            "counts": self._slots.take_counts(),
-            "rows": rows,
-            "requests": requests,
-        }
+        return {"hook_points": sorted(self._tables), **self._accounts.take(tags)}
 
     def self_check(self, run: Any) -> None:
         """Return nothing if the operator sees every row of a forward pass.
@@ -319,28 +298,28 @@ class WorkerSteering:
         Raises:
             ReceiptError: it does not: steering would change nothing, without a word.
         """
-        n_rows = 1
         compiled = Compiled("self-check", (), keyed=False, boundary=None, bos=None, think=None)
         slot = self._slots.assign([compiled])[compiled.fingerprint]
         for tables in self._tables.values():
-            tables.write(slot, None)
             tables.n_edits[slot] = 1
+            tables.limit[slot] = float("inf")
             tables.scalars[slot].zero_()
             tables.scalars[slot, 0, SCALARS.index("wanted")] = 1.0
-            tables.limit[slot] = float("inf")
-        self._write(pack_rows(*(np.array([v]) for v in (slot, 0, n_rows, 1, False))))
-        run(n_rows)
+        row = self._accounts.SELF_CHECK
+        packed = pack_rows(*(np.array([value]) for value in (slot, 0, 1, 1, False)))
+        self._write(packed, np.array([row], dtype=np.int32))
+        run(1)
         self.clear()
-        counted = self._slots.take_counts()[compiled.fingerprint]
         self._slots.release(compiled.fingerprint)
-        for index, counts in counted.items():
-            if counts[0][0] < n_rows:
+        for index, tables in self._tables.items():
+            seen = int(tables.counts[row, 0, 0])
+            tables.counts[row].zero_()
+            if not seen:
                 raise ReceiptError(
-                    f"the edit operator at {self.points[index]} saw {counts[0][0]} of {n_rows} rows"
-                    f" of a test run: this engine would run unsteered; it is not started. Delete"
-                    f" vLLM's compile cache, or start with enforce_eager"
+                    f"the edit operator at {self.points[index]} did not run in a test run: this"
+                    f" engine would run unsteered, so it is not started; delete vLLM's compile"
+                    f" cache, or start with enforce_eager"
                 )
 
 
-def _facts(one: _Live) -> list[Any]:
-    return [one.compiled.fingerprint, one.prompt_len, [list(span) for span in one.spans]]
+_NO_ROWS = np.zeros(0, dtype=np.int32)
