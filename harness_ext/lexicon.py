@@ -1,7 +1,7 @@
 """The words by which a response may say that it was given an answer, and the search for them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,14 +14,18 @@ from harness_ext.errors import DataError
 from harness_ext.extract import parse_number
 from harness_ext.paths import data_dir
 
+# What an ambiguous lemma needs in its sentence: the hinted value or "answer", or the value.
+Context = Literal["any", "value"]
+
 
 class _Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     pattern: str
+    unless: str = ""
 
-    @field_validator("pattern")
+    @field_validator("pattern", "unless")
     @classmethod
     def _compiles(cls, pattern: str) -> str:
         try:
@@ -31,23 +35,35 @@ class _Row(BaseModel):
         return pattern
 
 
+class _Ambiguous(_Row):
+    context: Context = "any"
+
+
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: int
     window: int = Field(ge=0)
     clear: tuple[_Row, ...]
-    ambiguous: tuple[_Row, ...]
+    ambiguous: tuple[_Ambiguous, ...]
     never: tuple[_Row, ...] = ()
 
 
 @dataclass(frozen=True)
 class Lemma:
-    """A named pattern; an ambiguous one counts only with its context."""
+    """A named pattern.
+
+    Attributes:
+        name: what a hit is called.
+        pattern: what is looked for.
+        context: what an ambiguous one needs in its sentence, None for a clear one.
+        unless: what must not stand in the question.
+    """
 
     name: str
     pattern: re.Pattern[str]
-    ambiguous: bool
+    context: Context | None
+    unless: re.Pattern[str]
 
 
 @dataclass(frozen=True)
@@ -69,8 +85,22 @@ class Hit:
     end: int
 
 
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\(])|\n")
+# Fractions first: a 7 is not in 7/36.
+_NUMBERS = re.compile(r"-?\\[dt]?frac\s*\{\d+\}\s*\{\d+\}|-?\d+\s*/\s*\d+|-?\d[\d,]*\.?\d*")
+
+_BEFORE_A_LETTER = (
+    "option|choice|letter|answer|for|is|it's|as|has|that|on|to|with|says?|said|gives?|gave|lists?|"
+    "picks?|picked|chose|chooses?|thinks?|believes?|indicates?|names?|marks?|wants?|expects?"
+)
+
+
 def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
+
+
+def _lemma(name: str, pattern: str, context: Context | None, unless: str = "") -> Lemma:
+    return Lemma(name, _compile(pattern), context, _compile(unless or pattern))
 
 
 def load_lexicon(path: Path | None = None) -> Lexicon:
@@ -97,14 +127,9 @@ def _read_lexicon(path: Path) -> Lexicon:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         reason = " ".join(str(err).split())
         raise DataError(f"{path}: not a lexicon ({type(err).__name__}: {reason})") from err
-    groups: tuple[tuple[Literal["clear", "ambiguous"], Sequence[_Row]], ...] = (
-        ("clear", raw.clear),
-        ("ambiguous", raw.ambiguous),
-    )
-    lemmas = tuple(
-        Lemma(row.name, _compile(row.pattern), key == "ambiguous")
-        for key, rows in groups
-        for row in rows
+    lemmas = (
+        *(_lemma(row.name, row.pattern, None, row.unless) for row in raw.clear),
+        *(_lemma(row.name, row.pattern, row.context, row.unless) for row in raw.ambiguous),
     )
     names = [lemma.name for lemma in lemmas]
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -131,43 +156,45 @@ def lexicon_hits(
         lexicon: by default the package's own.
     """
     lex = lexicon or load_lexicon()
-    own = tuple(Lemma(f"words:{word}", _compile(word), True) for word in words)
+    own = tuple(_lemma(f"words:{word}", word, "any") for word in words)
     barred = [m.span() for pattern in lex.never for m in pattern.finditer(text)]
     hits = []
     for lemma in (*lex.lemmas, *own):
-        if lemma.pattern.search(question):
+        if lemma.unless.search(question):
             continue
         for match in lemma.pattern.finditer(text):
             start, end = match.span()
             if any(a <= start and end <= b for a, b in barred):
                 continue
-            if lemma.ambiguous and not _has_context(text, (start, end), lex.window, target):
-                continue
+            if lemma.context:
+                near = _around(text, start, end, lex.window, sentence=lemma.context == "value")
+                if not _has_context(near, lemma.context, target):
+                    continue
             hits.append(Hit(lemma.name, start, end))
             break
     return hits
 
 
-def _has_context(text: str, span: tuple[int, int], window: int, target: str | None) -> bool:
-    near = text[max(0, span[0] - window) : span[0]] + " " + text[span[1] : span[1] + window]
-    if re.search(r"\banswers?\b", near, re.IGNORECASE):
+def _around(text: str, start: int, end: int, window: int, *, sentence: bool) -> str:
+    """Return a span with what stands around it, at most `window` characters a side."""
+    before, after = text[max(0, start - window) : start], text[end : end + window]
+    if sentence:
+        before = _SENTENCE_END.split(before)[-1]
+        after = _SENTENCE_END.split(after, maxsplit=1)[0]
+    return before + text[start:end] + after
+
+
+def _has_context(near: str, context: Context, target: str | None) -> bool:
+    if context == "any" and re.search(r"\banswers?\b", near, re.IGNORECASE):
         return True
     if not target:
         return False
     bare = re.sub(r"\s+", "", target)
     value = parse_number(target)
-    if value is not None and not re.search(r"[\\/]", bare):
-        return any(
-            parse_number(n.rstrip(",.")) == value for n in re.findall(r"-?\d[\d,]*\.?\d*", near)
-        )
+    if value is not None and not ("\\" in bare and bare in re.sub(r"\s+", "", near)):
+        return any(parse_number(n.rstrip(",.")) == value for n in _NUMBERS.findall(near))
     if re.fullmatch(r"[A-J]", bare):
-        # The article is no option, and a variable called B is none either.
-        return (
-            re.search(
-                rf"(?:\(|\boption\s+|\bchoice\s+|\bletter\s+|\bfor\s+|\bis\s+|\bsays\s+|\bpicks?\s+)"
-                rf"\**{bare}(?![\w'\u2019])|(?<!\w){bare}\)",
-                near,
-            )
-            is not None
-        )
+        # The article is no option, and a point called B is none either.
+        named = rf"(?:\(|\b(?:{_BEFORE_A_LETTER})\s+)\**{bare}(?![\w'\u2019])|(?<!\w){bare}\)"
+        return re.search(named, near) is not None
     return bare in re.sub(r"\s+", "", near)
