@@ -246,7 +246,7 @@ def _attach(layers: nn.ModuleList, hook_point: HookPoint, edit: Any) -> Any:
     return layer.register_forward_pre_hook(pre, with_kwargs=True)
 
 
-_CALIBRATION_TEXT = (
+CALIBRATION_TEXT = (
     "The river rises in the hills north of the town and runs south for forty miles before it"
     " meets the sea. In spring, when the snow melts, the water is fast and cold, and the mills"
     " along its banks used to grind most of the county's grain. A farmer who brings 12 sacks of"
@@ -256,6 +256,18 @@ _CALIBRATION_TEXT = (
     " rise? Answer: yeast eats sugar and gives off a gas, and the dough holds the bubbles. First"
     " mix the flour, the water and the salt; then wait an hour, until it has doubled in size."
 )
+"""What median norms are measured on, on every backend."""
+
+
+def median_norm(lengths: Tensor) -> float:
+    """Return the median residual norm of a text, to three digits.
+
+    Rounded so that the fingerprint does not depend on the last bits of a matrix product.
+
+    Args:
+        lengths: `(tokens,)` of the stream; the first token, an attention sink, does not count.
+    """
+    return float(f"{float(lengths[1:].float().median()):.3g}")
 
 
 @torch.no_grad()
@@ -264,23 +276,21 @@ def measure_median_norms(
 ) -> Mapping[HookPoint, float]:
     """Return the median residual norm at each hook point over a fixed passage of text.
 
-    For SAEs that do not store it. Rounded to three digits, so that the fingerprint does not
-    depend on the last bits of a matrix product.
+    For SAEs that do not store it.
     """
     norms: dict[HookPoint, float] = {}
     layers = decoder_layers(model)
 
     def record(hook_point: HookPoint) -> Any:
         def keep(resid: Tensor) -> Tensor:
-            median = torch.linalg.vector_norm(resid[0, 1:].float(), dim=-1).median()
-            norms[hook_point] = float(f"{float(median):.3g}")
+            norms[hook_point] = median_norm(torch.linalg.vector_norm(resid[0].float(), dim=-1))
             return resid
 
         return keep
 
     handles = [_attach(layers, point, record(point)) for point in hook_points]
     try:
-        ids = tokenizer(_CALIBRATION_TEXT, return_tensors="pt").input_ids
+        ids = tokenizer(CALIBRATION_TEXT, return_tensors="pt").input_ids
         model(ids.to(next(model.parameters()).device))
     finally:
         for handle in handles:
