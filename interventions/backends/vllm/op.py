@@ -26,8 +26,8 @@ _SCHEMA = (
     "edit_(Tensor(a!) hidden, Tensor? residual, Tensor tokens, Tensor owners, Tensor n_edits,"
     " Tensor limit, Tensor scalars, Tensor e, Tensor w, Tensor(b!) counts, Tensor(c!) norms) -> ()"
 )
-_CHUNK_ELEMENTS = 1 << 22
-"""Gathered directions at once: 16 MiB of fp32."""
+_CHUNK_ELEMENTS = 1 << 20
+"""Gathered directions at once: 4 MiB of fp32, which caches hold."""
 
 _library = torch.library.Library("sae_steered", "FRAGMENT")
 _library.define(_SCHEMA)
@@ -117,7 +117,7 @@ def _delta(
         if not here.any():
             continue
         normed = normalise(x, mode)
-        pre = torch.bmm(e, normed.z.unsqueeze(-1)).squeeze(-1)
+        pre = _dot(e, normed.z)
         acts = torch.where(
             here, gate(pre, table["mul"], table["beta"], table["beta_mag"], table["theta"]), acts
         )
@@ -128,12 +128,17 @@ def _delta(
     done = torch.stack([mask, mask & ~calm, mask & calm & active & reads], dim=-1)
     counts.index_add_(0, owner, _padded(done.long(), counts.shape[1]))
     mask = mask & calm & (active | (table["only_active"] == 0))
-    proj = torch.bmm(w, x.unsqueeze(-1)).squeeze(-1)
+    proj = _dot(w, x) if table["r_proj"].any() else None
     constants = torch.stack([table[name] for name in ("a_const", "a_act", "r_const", "r_proj")])
     # `c` multiplies what is in SAE units only, so it is applied edit by edit.
     constants[:2] *= factor
     coefficient = torch.where(mask, coefficients(constants, acts, None, proj), 0.0)
-    return torch.bmm(coefficient.unsqueeze(1), w).squeeze(1)
+    return (coefficient.unsqueeze(-1) * w).sum(dim=1)
+
+
+def _dot(rows: Tensor, x: Tensor) -> Tensor:
+    # No matrix product: its order of summation depends on how many rows a step holds.
+    return (rows * x.unsqueeze(1)).sum(dim=-1)
 
 
 def _padded(done: Tensor, width: int) -> Tensor:
