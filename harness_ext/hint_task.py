@@ -50,6 +50,16 @@ REPORTED: tuple[str, ...] = (
     "mean_tokens",
 )
 
+VERIFIED: tuple[str, ...] = tuple(f"acc_verified_{arm}" for arm in ARMS)
+JUDGED: tuple[str, ...] = (
+    *(
+        f"{name}{suffix}"
+        for suffix in ("", "_correct")
+        for name in ("verbalization_judge", "silent_use_judge", "dependence")
+    ),
+    "false_positive_rate_judge",
+)
+
 
 class HintTask(SteerTask):
     """A benchmark whose questions are asked without a hint, with a correct one, with a wrong one,
@@ -178,7 +188,7 @@ class HintTask(SteerTask):
             return {"bypass": 0}
         hint = self.hint(doc)
         records: list[Record] = []
-        packed: list[dict[str, Any]] = []
+        where: list[tuple[str, int]] = []
         for request, (arm, result) in enumerate(zip(ARMS, results, strict=True)):
             for sample, text in enumerate(_responses(result)):
                 record = self.record(doc, text, sample=sample, **_arm_fields(arm, hint))
@@ -186,8 +196,9 @@ class HintTask(SteerTask):
                     shown = {"hint_text": hint.text(arm), "hint_words": hint.template.words}
                     record = record.model_copy(update=shown)
                 records.append(record)
-                packed.append(pack(record, str(text), request))
-        doc[DIAG_KEY] = {"records": packed}
+                where.append((str(text), request))
+        records = self.with_verdicts(records)
+        doc[DIAG_KEY] = {"records": [pack(r, *at) for r, at in zip(records, where, strict=True)]}
         counts = count_question(records)
         out: dict[str, Any] = {}
         for name in self.metric_names():
@@ -211,7 +222,10 @@ class HintTask(SteerTask):
 
     def metric_names(self) -> tuple[str, ...]:
         """Return the names of all metrics that the task reports."""
-        return REPORTED
+        if self.llm is None:
+            return REPORTED
+        return (*REPORTED, *(VERIFIED if self.llm.verifier else ()),
+                *(JUDGED if self.llm.judge else ()))  # fmt: skip
 
 
 def _arm_fields(arm: str, hint: Hint) -> dict[str, Any]:

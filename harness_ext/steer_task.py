@@ -7,13 +7,20 @@ from typing import Any
 
 from lm_eval.api.filter import Filter
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
+from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.api.task import ConfigurableTask
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness_ext.corpora import Corpus, as_dataset, load_corpus
-from harness_ext.errors import HarnessError, TaskConfigError, for_command_line
+from harness_ext.errors import (
+    HarnessError,
+    LLMRequestError,
+    TaskConfigError,
+    for_command_line,
+)
 from harness_ext.generation import Generation, split_reasoning
+from harness_ext.llm.task_hook import TaskLLM, error_if_known, mean_if_known, task_llm
+from harness_ext.llm.verifier import verified_correct
 from harness_ext.prompts import STYLES, render, with_options
 from harness_ext.records import DIAG_KEY, Arm, Record, pack
 from harness_ext.repeats import default_ks, maj_at_ks
@@ -82,17 +89,19 @@ class SteerTask(ConfigurableTask):
     after the reasoning), `exact_match_lenient` (the whole response, cut or not), `no_answer`,
     and, where the model says how a response ended and how long it is, `truncation`, `n_tokens`,
     `n_reasoning_tokens`, `n_answer_tokens`. With repeats also `mean@n`, `pass@k` (unbiased) and
-    `maj@k` (mean over all choices of k samples).
+    `maj@k` (mean over all choices of k samples). With `verifier=llm` also `exact_match_verified`.
     """
 
     options: TaskOptions
     corpus: Corpus
+    llm: TaskLLM | None
 
     def __init__(self, config: dict[str, Any] | None = None) -> None:
         """Build the task from its YAML.
 
         Raises:
             TaskConfigError: `metadata` holds a value of the wrong type or an unknown style.
+            LLMConfigError: Verifier or judge is on, without model, endpoint or key.
             DataNotFoundError: The questions are not there.
             DataError: The questions cannot be understood.
         """
@@ -103,6 +112,7 @@ class SteerTask(ConfigurableTask):
 
     def _build(self, cfg: dict[str, Any]) -> None:
         self.options = _options(cfg)
+        self.llm = task_llm(str(cfg.get("task")), cfg.get("metadata"))
         cfg["metadata"] = {"version": 1.0, **(cfg.get("metadata") or {})}
         cfg["repeats"] = self.options.repeats
         cfg.setdefault("metric_list", [])
@@ -148,6 +158,7 @@ class SteerTask(ConfigurableTask):
         """Build the requests, and say where the call departs from the published protocol.
 
         Raises:
+            LLMRequestError: Verifier or judge is on, and its endpoint does not answer.
             TaskConfigError: lm-eval's cache of requests is on. Its key holds neither prompt
                 style nor hint seed nor data, so it would return prompts of another run.
         """
@@ -165,6 +176,11 @@ class SteerTask(ConfigurableTask):
             )
         if kwargs.get("system_instruction"):
             log.warning("%s: a system prompt is set; DeepSeek-R1 is run without", self.task_name)
+        if self.llm is not None:
+            try:
+                self.llm.check()
+            except LLMRequestError as err:
+                raise for_command_line(err) from None
         super().build_all_requests(**kwargs)
 
     def doc_to_text(self, doc: dict, doc_to_text: Any = None) -> str:
@@ -177,6 +193,17 @@ class SteerTask(ConfigurableTask):
         """Return the gold answer."""
         return doc["answer"]
 
+    def apply_filters(self) -> list[Instance] | None:
+        """Apply the filters; with verifier or judge on, ask about all responses at once."""
+        instances = super().apply_filters()
+        if self.llm is not None and "bypass" not in self._metric_fn_list:
+            self.llm.prefetch(self)
+        return instances
+
+    def with_verdicts(self, records: list[Record]) -> list[Record]:
+        """Return the records of a question, with what an LLM said where one is asked."""
+        return records if self.llm is None else self.llm.with_verdicts(records)
+
     def process_results(self, doc: dict, results: Sequence) -> dict[str, Any]:
         """Return the metrics of a question and leave its records in `doc["_diag"]`.
 
@@ -187,7 +214,9 @@ class SteerTask(ConfigurableTask):
         if "bypass" in self._metric_fn_list:  # lm_eval --predict_only
             return {"bypass": 0}
         responses = _responses(results[0])
-        records = [self.record(doc, text, sample=i) for i, text in enumerate(responses)]
+        records = self.with_verdicts(
+            [self.record(doc, text, sample=i) for i, text in enumerate(responses)]
+        )
         doc[DIAG_KEY] = {
             "records": [pack(r, str(t), 0) for r, t in zip(records, responses, strict=True)]
         }
@@ -216,7 +245,19 @@ class SteerTask(ConfigurableTask):
             for name, column in values.items()
             if (known := [v for v in column if v is not None])
         }
-        return {**means, **self._repeated(records)}
+        return {**means, **self._repeated(records), **self._verified(records)}
+
+    def _verified(self, records: Sequence[Record]) -> dict[str, float | None]:
+        """Return `exact_match_verified` where the verifier is on; None without its verdicts.
+
+        It comes a second time as `_stderr`: lm-eval makes no error for an aggregation of ours.
+        """
+        if self.llm is None or not self.llm.verifier:
+            return {}
+        value = None
+        if self.llm.failed is None:
+            value = sum(map(verified_correct, records)) / len(records)
+        return {"exact_match_verified": value, "exact_match_verified_stderr": value}
 
     def _repeated(self, records: Sequence[Record]) -> dict[str, float]:
         """Return what several samples of a question say together, {} for one sample."""
@@ -301,7 +342,9 @@ class SteerTask(ConfigurableTask):
 
     def aggregation(self) -> dict[str, Callable]:
         """Return the aggregation of each metric: the mean over questions."""
-        own = dict.fromkeys(self.metric_names(), mean)
+        own: dict[str, Callable] = dict.fromkeys(self.metric_names(), mean)
+        own["exact_match_verified"] = mean_if_known
+        own["exact_match_verified_stderr"] = error_if_known(mean_stderr)
         return {**own, **super().aggregation()}
 
     def higher_is_better(self) -> dict[str, bool | None]:
@@ -315,6 +358,8 @@ class SteerTask(ConfigurableTask):
             "n_reasoning_tokens": None,
             "n_answer_tokens": None,
         }
+        if self.llm is not None and self.llm.verifier:
+            own["exact_match_verified"] = True
         if self.options.repeats > 1:
             own[f"mean@{self.options.repeats}"] = True
             own |= {f"{name}@{k}": True for k in self.options.ks() for name in ("pass", "maj")}

@@ -62,6 +62,7 @@ def judge(
     templates: Sequence[HintTemplate] = (),
     which: Which = "needed",
     progress: bool = True,
+    label: str = "LLM judge",
     screen: bool = True,
 ) -> tuple[list[Record], Usage]:
     """Return the records with `judge` set where the judge was asked, and what it cost.
@@ -73,6 +74,7 @@ def judge(
         which: `needed` (what the metrics need: flips, and the arms without a hint for the
             false-positive rate), `hint` (every hinted response), or `all`.
         progress: show a bar on stderr.
+        label: what the bar says.
         screen: give responses that speak to their judge no verdict; False only to measure what
             the model alone withstands.
 
@@ -86,7 +88,7 @@ def judge(
         _job(show(records[i], like, by_id, settings.max_chars), records[i], settings, screen)
         for i, like in wanted
     ]
-    verdicts, usage = run_batch(settings, jobs, label="LLM judge", progress=progress)
+    verdicts, usage = run_batch(settings, jobs, label=label, progress=progress)
     out = list(records)
     for (i, _), verdict in zip(wanted, verdicts, strict=True):
         out[i] = records[i].model_copy(update={"judge": verdict})
