@@ -19,6 +19,9 @@ def attach(runner: Any) -> None:
         _wrap(runner, "execute_model", _execute_v1)
         _wrap(runner, "_prepare_inputs", _prepare_v1)
         _wrap(runner, "_dummy_run", _dummy_v1)
+        if runner.device.type == "cpu":
+            _wrap(runner, "_sample", _sample_on_cpu)
+            _wrap(runner, "_bookkeeping_sync", _bookkeep_on_cpu)
 
 
 def dummy_run(runner: Any, rows: int) -> None:
@@ -71,6 +74,29 @@ def _dummy_v1(runner: Any, steering: WorkerSteering, original: Any, *args: Any, 
     if not steering.dummy_rows_stay:
         steering.clear()
     return original(*args, **kwargs)
+
+
+def _sample_on_cpu(runner: Any, steering: WorkerSteering, original: Any, *args: Any, **kw: Any):
+    """Leave the generators of half-read prompts alone.
+
+    vLLM draws a token for them too, drops it, and winds their generator back; on CPU torch cannot
+    wind one back, and the engine dies of a seeded request whose prompt takes two steps.
+    """
+    batch = runner.input_batch
+    steering.set_aside = {
+        row: batch.generators.pop(row)
+        for row in range(batch.num_reqs)
+        if runner.discard_request_mask.np[row] and row in batch.generators
+    }
+    return original(*args, **kw)
+
+
+def _bookkeep_on_cpu(runner: Any, steering: WorkerSteering, original: Any, *args: Any, **kw: Any):
+    try:
+        return original(*args, **kw)
+    finally:
+        runner.input_batch.generators.update(steering.set_aside)
+        steering.set_aside = {}
 
 
 def _execute_v2(runner: Any, steering: WorkerSteering, original: Any, step: Any, *args: Any, **kw):

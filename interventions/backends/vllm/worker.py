@@ -109,6 +109,7 @@ class WorkerSteering:
         self._norms: dict[str, dict[int, list[float]]] = {}
         self._reading: list[tuple[str, int, int]] = []
         self.dummy_rows_stay = False
+        self.set_aside: dict[int, Any] = {}  # see runners
         # Of requests of the V2 runner, which keeps none on the host.
         self.tokens: dict[str, Sequence[int]] = {}
         layers.arm(model, self.points, n_layers, self._tokens, self._owners, self._tables)
