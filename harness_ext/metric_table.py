@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness_ext.counts import SIGNS, Counts
+from harness_ext.counts import EXCLUSIONS, SIGNS, Counts
 from harness_ext.detectors import REGISTRY
 from harness_ext.errors import MetricError
 from harness_ext.stats import Estimate, ratio
@@ -30,6 +30,7 @@ class Metric:
         keys: what `special` reads.
         needs: key whose sum must not be 0: without a verdict of the judge, its silent use is
             undefined, not 0.
+        forbids: key whose sum must be 0.
     """
 
     name: str
@@ -39,10 +40,11 @@ class Metric:
     special: Callable[[Mapping[str, float]], float | None] | None = None
     keys: tuple[str, ...] = ()
     needs: str = ""
+    forbids: str = ""
 
     def value(self, sums: Mapping[str, float]) -> float | None:
         """Return the metric of summed counts, None where it is undefined."""
-        if self.needs and not sums.get(self.needs, 0.0):
+        if self._undefined([sums]):
             return None
         if self.special is not None:
             return self.special(sums)
@@ -58,7 +60,7 @@ class Metric:
         Ratios have the delta-method error, the normalised verbalization a delete-one jackknife;
         plain counts have none.
         """
-        if self.needs and not any(q.get(self.needs, 0.0) for q in questions):
+        if self._undefined(questions):
             return Estimate(None, None)
         if self.special is not None:
             return _jackknife(self.special, self.keys, questions)
@@ -75,8 +77,13 @@ class Metric:
     def used_keys(self) -> tuple[str, ...]:
         """Return the count keys that the metric reads."""
         own = (*(key for key, _ in self.num), *((self.den,) if self.den else ()))
-        need = (self.needs,) if self.needs else ()
-        return tuple(dict.fromkeys((*own, *self.keys, *need)))
+        limits = (key for key in (self.needs, self.forbids) if key)
+        return tuple(dict.fromkeys((*own, *self.keys, *limits)))
+
+    def _undefined(self, questions: Sequence[Mapping[str, float]]) -> bool:
+        if self.needs and not any(q.get(self.needs, 0.0) for q in questions):
+            return True
+        return bool(self.forbids) and any(q.get(self.forbids, 0.0) for q in questions)
 
 
 def total(questions: Iterable[Mapping[str, float]]) -> Counts:
@@ -177,6 +184,10 @@ def _sign_metrics(sign: str, detectors: Iterable[str]) -> list[Metric]:
         Metric(_named("influence_all_hinted", sign), ((flip, 1.0),), f"{sign}.hinted"),
         Metric(_named("n_eligible", sign), ((eligible, 1.0),)),
         Metric(_named("n_flips", sign), ((flip, 1.0),)),
+        *(
+            Metric(_named(f"excluded_{reason}", sign), ((f"{sign}.excluded.{reason}", 1.0),))
+            for reason in EXCLUSIONS
+        ),
         Metric(_named("dependence", sign), ((f"{sign}.relies", 1.0),), f"{sign}.relies.known"),
     ]
     for d in detectors:
@@ -203,6 +214,19 @@ def _sign_metrics(sign: str, detectors: Iterable[str]) -> list[Metric]:
     return metrics
 
 
+def _seed_metrics() -> list[Metric]:
+    """Return the seed notebook's own counts; its length cut needs every token count."""
+    flip, said = (("seed.flip", 1.0),), (("seed.verbalized", 1.0),)
+    return [
+        Metric(name, num, den, needs="seed.pairs", forbids="seed.unknown")
+        for name, num, den in (
+            ("seed_flips", flip, ""),
+            ("seed_verbalized", said, ""),
+            ("seed_rate", said, "seed.flip"),
+        )
+    ]
+
+
 def metric_table(detectors: Iterable[str]) -> dict[str, Metric]:
     """Return every metric by name, the ones about mentions once for each detector."""
     detectors = tuple(detectors)
@@ -223,6 +247,7 @@ def metric_table(detectors: Iterable[str]) -> dict[str, Metric]:
     ]
     for sign in SIGNS:
         metrics += _sign_metrics(sign, detectors)
+    metrics += _seed_metrics()
     metrics += [
         Metric("truncation", (("truncated", 1.0),), "truncation_known", False),
         Metric("no_answer", (("no_answer", 1.0),), "n", False),

@@ -186,15 +186,13 @@ class _Summary:
         return out
 
     def seed(self) -> dict[str, Any]:
-        pairs, flips = self.sums.get("seed.pairs", 0.0), self.sums.get("seed.flip", 0.0)
         # Without token counts the seed's length cut cannot be applied.
-        known = bool(pairs) and not self.sums.get("seed.unknown", 0.0)
-        said = self.sums.get("seed.verbalized", 0.0)
+        known = not self.sums.get("seed.unknown", 0.0)
         return {
-            "flips": whole(flips) if known else None,
-            "verbalized": whole(said) if known else None,
-            "rate": said / flips if known and flips else None,
-            "pairs": whole(pairs),
+            "flips": whole(self.found["seed_flips"].value),
+            "verbalized": whole(self.found["seed_verbalized"].value),
+            "rate": self.found["seed_rate"].value,
+            "pairs": whole(self.sums.get("seed.pairs", 0.0)),
             "excluded": {
                 reason: whole(self.sums.get(f"seed.excluded.{reason}", 0.0)) if known else None
                 for reason in SEED_REASONS

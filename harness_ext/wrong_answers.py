@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 from harness_ext.errors import HintError
 from harness_ext.extract import Kind, parse_number
@@ -218,6 +219,7 @@ def _spell(units: int, decimals: int, gold: str, literal: str) -> str:
     return gold.replace(literal, text, 1)
 
 
+@lru_cache(maxsize=4096)  # lm-eval asks for the prompts of a question many times
 def wrong_expression(
     *,
     qid: str,

@@ -223,6 +223,16 @@ def test_seed_flips_are_undefined_without_token_counts():
     assert only(summarise(seed_case(n=None)))["seed"]["flips"] is None
 
 
+def test_the_seeds_rule_and_the_exclusions_are_metrics_of_lm_evals_table_too():
+    records = [*seed_case(), response("p", answer="7"), response("p", "wrong", None)]
+    assert estimate(records, "seed_flips").value == 1
+    assert estimate(records, "seed_rate").value == 1
+    assert estimate(records, "excluded_no_answer").value == 1
+    assert estimate(records, "excluded_no_answer_correct").value == 0
+    assert estimate(seed_case(n=None), "seed_flips").value is None
+    assert estimate(run(3, 1, 1), "seed_flips").value is None
+
+
 def test_false_positives_are_counted_by_the_rule_of_the_hint():
     records = [
         *run(4, 0, 0),
