@@ -248,7 +248,10 @@ class JournalUse:
             "path": str(self.opened.path),
             "resumed": self._resumed,
             "made": self._made,
-            "made_by": [*self.opened.sources(), self.opened.facts],
+            "made_by": [
+                self.opened.facts,
+                *(facts for facts in self.opened.sources() if facts != self.opened.facts),
+            ],
             "problems": list(self.opened.problems),
         }
 

@@ -64,6 +64,7 @@ def test_a_second_run_generates_nothing_and_says_the_same(steered, journaled, ge
     assert receipt_of(plain)["edits"][0]["fired"] > 0
     info = again.get_model_info()["sae_steered"]["journal"]
     assert (info["resumed"], info["made"], info["problems"]) == (15, 0, [])
+    assert len(info["made_by"]) == 1
     with Journal.open(info["path"]) as journal:
         assert len(journal) == 15 - shared
     if gen_kwargs:
@@ -272,7 +273,7 @@ def test_responses_of_another_version_are_named(journaled, monkeypatch, caplog):
         lm.generate_until(generate_requests(PROMPTS), disable_tqdm=True)
     assert "some responses were made with {'torch': '1.0'}" in caplog.text
     made_by = lm.get_model_info()["sae_steered"]["journal"]["made_by"]
-    assert [facts["torch"] == "1.0" for facts in made_by] == [True, False]
+    assert [facts["torch"] == "1.0" for facts in made_by] == [False, True]
 
 
 def test_damage_in_the_middle_is_generated_again(journaled, tmp_path):
