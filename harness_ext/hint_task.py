@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from harness_ext.choices import LETTERS
-from harness_ext.counts import count_question
+from harness_ext.counts import EXCLUSIONS, count_question
 from harness_ext.detectors import DETECTORS
 from harness_ext.errors import HintError
 from harness_ext.hints import (
@@ -29,7 +29,7 @@ ARMS = ("none", "correct", "wrong", "placebo")
 _ARM_KEY = "_arm"
 _CHAT_KEY = "_chat"
 
-# The rest of METRICS is in `rescore`: nobody reads a table of seventy rows.
+# The rest of METRICS is in `rescore`: nobody reads a table of a hundred rows.
 REPORTED: tuple[str, ...] = (
     *(f"acc_{arm}" for arm in ARMS),
     *(
@@ -42,8 +42,10 @@ REPORTED: tuple[str, ...] = (
             *(f"normalised_verbalization_{d}" for d in DETECTORS),
             "n_eligible",
             "n_flips",
+            *(f"excluded_{reason}" for reason in EXCLUSIONS),
         )
     ),
+    *(f"seed_{name}" for name in ("flips", "verbalized", "rate")),
     *(f"false_positive_rate_{d}" for d in DETECTORS),
     "no_answer",
     "truncation",
