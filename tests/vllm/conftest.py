@@ -22,11 +22,24 @@ from tests.vllm.engine import IN_PROCESS, PLAIN, Engine
 from tests.vllm.reference import Reference, read_sae
 
 FOLDER = Path(__file__).parent
-ORDER = """
-test_unsteered test_parity test_cache_isolation test_churn test_requests
-test_compile_cache test_chunks test_preemption test_sampling test_fidelity
-test_families test_lora test_refusals test_tensor_parallel
-""".split()
+ORDER = [
+    "test_unsteered",
+    "test_parity",
+    "test_cache_isolation",
+    "test_churn",
+    "test_requests",
+    "test_compile_cache",
+    "test_idle",
+    "test_without_keys",
+    "test_chunks",
+    "test_preemption",
+    "test_sampling",
+    "test_fidelity",
+    "test_families",
+    "test_lora",
+    "test_refusals",
+    "test_ranks",
+]
 
 LAYERS = {"early": 8, "real": 15, "gated": 20, "layer_norm": 20, "rescaled": 8}
 SYNTHETIC: dict[str, dict[str, Any]] = {
@@ -77,8 +90,7 @@ class Engines:
         before = self.now
         engine = self.host(f"{name} {json.dumps(arguments, sort_keys=True)}", **environment)
         if engine is not before:
-            seconds = engine.call("start", **arguments)
-            print(f"engine '{name}' started in {seconds:.1f} s")
+            engine.call("start", **arguments)
         return engine
 
     def close(self) -> None:
@@ -92,6 +104,19 @@ def engines(tmp_path_factory) -> Iterator[Engines]:
     made = Engines(tmp_path_factory.mktemp("e"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def say(request) -> Callable[[str], None]:
+    """Return a function that prints a line whatever is captured: what a test measured."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+
+    def line(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            terminal.write_line(f"\n{request.node.name}: {text}")
+
+    return line
 
 
 @dataclass(frozen=True)
@@ -185,9 +210,17 @@ ALL_LAYERS = sorted(set(LAYERS.values()))
 
 
 @pytest.fixture(scope="session")
-def plain_engine(engines, world) -> Callable[[], Engine]:
-    """Return a function that gives vLLM without any plugin, compiled."""
-    return lambda: engines.start("plain", arguments(world), **PLAIN)
+def plain_answers(engines, world) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    """Prompts and what vLLM says to them, compiled, without any plugin; the cache is empty."""
+    engine = engines.start("plain", arguments(world), **PLAIN)
+    return world.prompts, ask_plain(engine, world)
+
+
+def ask_plain(engine: Engine, world: World) -> list[dict[str, Any]]:
+    """Return the answers of an engine to all prompts at once, with logprobs."""
+    assert engine.call("reset")
+    params = {"max_tokens": 24, "logprobs": 10}
+    return engine.generate([{"prompt": prompt, "params": params} for prompt in world.prompts])
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The tests' side of an engine that runs in a process of its own (`host`)."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -98,16 +99,12 @@ class Engine:
     def close(self) -> None:
         """End the process, gently if it listens."""
         self._line.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            pass
         self.kill()
 
     def kill(self) -> None:
         """End the process and all that it started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()

@@ -45,6 +45,15 @@ def state(host: Any) -> list[dict[str, Any]]:
     return host.llm.collective_rpc(held)
 
 
+def traces(host: Any) -> list[str]:
+    """Return what of the plugin is in this engine: in its config, its worker and its layers."""
+    runner = _runner(host)
+    found = [name for name in vars(runner) if "sae_steered" in name]
+    found += [n for n, m in runner.get_model().named_modules() if hasattr(m, "sae_steered_sites")]
+    found += [n for n, _ in runner.get_model().named_buffers() if "sae_steered" in n]
+    return found + [str(key) for key in host.llm.llm_engine.vllm_config.additional_config or ()]
+
+
 def blocks(host: Any) -> tuple[int, int]:
     """Return the size of a KV block and how many there are."""
     config = host.llm.llm_engine.vllm_config.cache_config
@@ -94,7 +103,7 @@ def without_keys(host: Any, off: bool) -> None:
 
 
 def first_half_only(host: Any, on: bool) -> None:
-    """Give the operator `output[0]` of a layer alone, as a published evaluation does, or undo it."""
+    """Give the operator `output[0]` of a layer alone, as a published evaluation does, or not."""
     from interventions.backends.vllm import layers
 
     if on:

@@ -251,13 +251,19 @@ class Reference:
             return edit["strength"] * largest
         return edit.get("value", 0.0)
 
-    def misfit(self, prompt: list[int], output: list[int], spec: dict[str, Any] | None) -> float:
+    def misfit(
+        self,
+        prompt: list[int],
+        output: list[int],
+        spec: dict[str, Any] | None,
+        prompt_len: int | None = None,
+    ) -> float:
         """Return how far the reference's best token lies above the engine's, at the worst place.
 
         The engine's tokens are fed to the reference, one text at once. Where each of them is the
         best there (0), generating with the reference gives this very text, by induction.
         """
-        logits, _ = self.run([*prompt, *output[:-1]], len(prompt), spec)
+        logits, _ = self.run([*prompt, *output[:-1]], prompt_len or len(prompt), spec)
         after = logits[len(prompt) - 1 :]
         taken = after.gather(1, torch.tensor(output).unsqueeze(1)).squeeze(1)
         return float((after.max(dim=1).values - taken).max())

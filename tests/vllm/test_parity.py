@@ -9,7 +9,7 @@ from tests.vllm.reference import CLOSE
 pytestmark = pytest.mark.real
 
 
-def test_a_mixed_batch_equals_the_reference(compiled, world, ask, capsys):
+def test_a_mixed_batch_equals_the_reference(compiled, world, ask, say):
     """Compiled, fp32, 64 tokens, at least 20 specifications beside unsteered requests."""
     names = list(world.specs)
     assert len(names) >= 20
@@ -31,13 +31,12 @@ def test_a_mixed_batch_equals_the_reference(compiled, world, ask, capsys):
         worst[name] = world.reference.misfit(request["prompt"], output, request.get("spec"))
         if name and output != unsteered[tuple(request["prompt"])]:
             differ.append(name)
-    with capsys.disabled():
-        ties = {name: round(gap, 5) for name, gap in worst.items() if gap > 0}
-        print(
-            f"\n{len(names)} specifications and {len(plain)} unsteered requests in one batch:"
-            f" {len(differ)} of {len(names)} steered outputs differ from unsteered ones;"
-            f" margins over 0: {ties or 'none'}; the same: {sorted(set(names) - set(differ))}"
-        )
+    ties = {name: round(gap, 5) for name, gap in worst.items() if gap > 0}
+    say(
+        f"{len(differ)} of {len(names)} steered outputs differ from unsteered ones, in one batch"
+        f" with {len(plain)} unsteered requests; not: {sorted(set(names) - set(differ)) or 'none'};"
+        f" margins over 0: {ties or 'none'}"
+    )
     assert max(worst.values()) < CLOSE, {n: gap for n, gap in worst.items() if gap >= CLOSE}
     assert len(differ) >= 20
     ours = [(q, results[id(q)]) for q in requests]
