@@ -11,8 +11,6 @@ from interventions.errors import SpecError
 from interventions.sae.registry import is_release
 from interventions.spec import InterventionSpec, SAERef
 
-Allowed = tuple[SAERef, ...]
-
 
 def check_saes(spec: InterventionSpec, allowed: Sequence[SAERef]) -> None:
     """Return nothing if a spec names no SAE but those that a server reads.
@@ -40,29 +38,22 @@ def _public(ref: SAERef) -> bool:
 
 def _inside(ref: SAERef, allowed: SAERef) -> bool:
     if ref.path is not None and allowed.path is not None:
-        if allowed.id is not None:
-            return _path(ref) == _path(allowed) and ref.id == allowed.id
-        return _path(ref) == _path(allowed) and (
-            # The file of a tensor, or a folder below; links are followed before it is compared.
-            ref.id is None or _path(ref).is_file() or _within(_path(ref), ref.id)
-        )
-    if ref.default or allowed.default:
-        return False
-    same = (ref.release, ref.repo, ref.revision) == (
-        allowed.release,
-        allowed.repo,
-        allowed.revision,
-    )
-    whole = allowed.id is None and not _climbs(ref.id)
-    return same and ref.path is None and allowed.path is None and (whole or ref.id == allowed.id)
+        whole = allowed.id is None and _target(ref).is_relative_to(_path(allowed))
+        return whole or (_path(ref) == _path(allowed) and ref.id == allowed.id)
+    if ref.repo is not None and (ref.repo, ref.revision) == (allowed.repo, allowed.revision):
+        return ref.id == allowed.id or (allowed.id is None and not _climbs(ref.id))
+    return ref.release is not None and (ref.release, ref.id) == (allowed.release, allowed.id)
 
 
 def _path(ref: SAERef) -> Path:
     return Path(ref.path or "").expanduser().resolve()
 
 
-def _within(folder: Path, name: str) -> bool:
-    return (folder / name).resolve().is_relative_to(folder)
+def _target(ref: SAERef) -> Path:
+    """Return what would be read; links are followed before it is compared."""
+    path = _path(ref)
+    # In a file, `id` names a tensor.
+    return path if ref.id is None or path.is_file() else (path / ref.id).resolve()
 
 
 def _climbs(name: str | None) -> bool:

@@ -67,6 +67,8 @@ class Service:
         Raises:
             SpecError: it was not started to be steered.
         """
+        import vllm
+
         admission = admission_of(self._client.input_processor)
         vllm_config = self._client.vllm_config
         model, parallel = vllm_config.model_config, vllm_config.parallel_config
@@ -87,7 +89,7 @@ class Service:
             "data_parallel_size": parallel.data_parallel_size,
             "tensor_parallel_size": parallel.tensor_parallel_size,
             "pipeline_parallel_size": parallel.pipeline_parallel_size,
-            "vllm": ".".join(map(str, adapter.vllm_version())),
+            "vllm": vllm.__version__,
             "sae_steered": importlib.metadata.version("sae-steered"),
             "graph": GRAPH,
         }
@@ -159,7 +161,8 @@ class Service:
 
         params = SamplingParams(max_tokens=1, temperature=0.0, extra_args={KEY: entry})
         name = f"{KEY}-{uuid.uuid4().hex}"
-        async for _ in self._client.generate({"prompt_token_ids": ids}, params, name):
+        prompt = {"type": "token", "prompt_token_ids": ids}
+        async for _ in self._client.generate(prompt, params, name):
             pass
 
 
