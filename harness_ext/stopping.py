@@ -44,6 +44,56 @@ def cut_at_stops(text: str, until: Sequence[str], delimiters: Delimiters, opened
     return reasoning + closing + final
 
 
+class TextStopper:
+    """Looks for stop strings in the answer of one response, as its tokens come."""
+
+    def __init__(
+        self, tokenizer: Any, until: Sequence[str], delimiters: Delimiters, opened: bool
+    ) -> None:
+        """Prepare for one response.
+
+        Args:
+            tokenizer: decodes the newest tokens.
+            until: stop strings.
+            delimiters: of the model's reasoning.
+            opened: whether the prompt left a reasoning span open.
+        """
+        self._tokenizer, self._delimiters = tokenizer, delimiters
+        self._until, self._inside = [stop for stop in until if stop], opened
+        # A text of n bytes spans at most n tokens; the slack covers a cut character before it.
+        watched = (*self._until, delimiters.start, delimiters.end)
+        self.tail = max(len(text.encode()) for text in watched) + 4
+        self.end = 0
+
+    def feed(self, ids: Sequence[int]) -> bool:
+        """Return whether a stop string has come; `end` is then the number of tokens with it.
+
+        Args:
+            ids: all tokens so far; those that were seen already are not looked at again.
+        """
+        while self.end < len(ids):
+            self.end += 1
+            if self.hits(ids[max(0, self.end - self.tail) : self.end]):
+                return True
+        return False
+
+    def hits(self, ids: Sequence[int]) -> bool:
+        """Return whether the newest token completes a stop string of the answer.
+
+        Args:
+            ids: the newest tokens, `tail` of them; each token has to come last once, in order.
+        """
+        if not self._until:
+            return False
+        text = self._tokenizer.decode(ids)
+        if self._delimiters.end and self._delimiters.end in text:
+            self._inside = False
+            text = text.rpartition(self._delimiters.end)[2]
+        if self._delimiters.left_open(text):
+            self._inside = True
+        return not self._inside and any(stop in text for stop in self._until)
+
+
 class RowStopper(StoppingCriteria):
     """Ends each row by itself: at end-of-text, at a stop string of its answer, at its budget."""
 
@@ -71,16 +121,13 @@ class RowStopper(StoppingCriteria):
             budgets: per row, the most tokens it may generate.
             on_finish: told `(done, column)` after every step.
         """
-        self._tokenizer, self._width = tokenizer, prompt_width
-        self._until, self._delimiters = [stop for stop in until if stop], delimiters
+        self._width = prompt_width
+        self._texts = [TextStopper(tokenizer, until, delimiters, one) for one in opened]
         self._eos = torch.tensor(sorted(eos_ids), dtype=torch.long)
         self._budgets = torch.tensor(budgets)
         self._on_finish = on_finish
-        self._inside = list(opened)
         self._done = torch.zeros(len(opened), dtype=torch.bool)
-        # A text of n bytes spans at most n tokens; the slack covers a cut character before it.
-        watched = (*self._until, delimiters.start, delimiters.end)
-        self._tail = max(len(text.encode()) for text in watched) + 4
+        self._watching = any(until)
         self.n_tokens = [0] * len(opened)
         self.reasons: list[FinishReason] = ["length"] * len(opened)
 
@@ -89,9 +136,9 @@ class RowStopper(StoppingCriteria):
         n_new = input_ids.shape[1] - self._width
         newest = input_ids[:, -1].cpu()
         ended = torch.isin(newest, self._eos)
-        for row in (~self._done & ~ended).nonzero().flatten().tolist() if self._until else []:
-            ids = input_ids[row, self._width :][-self._tail :].tolist()
-            ended[row] = self._hits_stop(row, self._tokenizer.decode(ids))
+        for row in (~self._done & ~ended).nonzero().flatten().tolist() if self._watching else []:
+            text = self._texts[row]
+            ended[row] = text.hits(input_ids[row, self._width :][-text.tail :].tolist())
         newly = ~self._done & (ended | (n_new >= self._budgets))
         for row in newly.nonzero().flatten().tolist():
             self.n_tokens[row] = n_new
@@ -100,11 +147,3 @@ class RowStopper(StoppingCriteria):
         done = self._done.to(input_ids.device)
         self._on_finish(done, input_ids.shape[1] - 1)
         return done
-
-    def _hits_stop(self, row: int, tail: str) -> bool:
-        if self._delimiters.end and self._delimiters.end in tail:
-            self._inside[row] = False
-            tail = tail.rpartition(self._delimiters.end)[2]
-        if self._delimiters.left_open(tail):
-            self._inside[row] = True
-        return not self._inside[row] and any(stop in tail for stop in self._until)
