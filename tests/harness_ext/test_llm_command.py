@@ -192,3 +192,37 @@ def test_there_is_no_argument_for_a_key(capsys):
     text = capsys.readouterr().out
     assert "--api-key " not in text
     assert "--api-key-env" in text
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_it_at_once_and_keeps_what_came(records, tmp_path, repo_root):
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    def behaviour(n, body):
+        found = answer(n, body)
+        found.delay = 0 if n < 3 else 60
+        return found
+
+    with serve(behaviour) as server:
+        command = subprocess.Popen(
+            [sys.executable, "-c", "from harness_ext.cli import main; raise SystemExit(main())",
+             "judge", records, "--out", str(tmp_path / "o"), "--base-url", server.url,
+             "--model", "m", "--concurrency", "4"],
+            env={**os.environ, "PYTHONPATH": str(repo_root)}, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        end = time.monotonic() + 60
+        while len(server.bodies) < 7 and time.monotonic() < end:
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        _, err = command.communicate(timeout=30)
+        assert time.monotonic() - begin < 15
+    assert command.returncode == 130
+    assert err.strip().endswith("sae-steered judge: interrupted")
+    assert "Traceback" not in err
+    assert len(list((tmp_path / "cache" / "llm").rglob("*.json"))) == 3
+    assert not (tmp_path / "o").exists()
