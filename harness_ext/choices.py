@@ -23,10 +23,24 @@ _LETTER_RE = re.compile(
 )
 # What may stand behind the letter: nothing, punctuation, or a word that goes on about it.
 _BEHIND_RE = re.compile(r"\s*(?:$|[).:},;*\]\u2014\u2013]|-\s|(?:because|since|as|which|is)\b)")
-_LATER_RE = re.compile(
-    r"(?:option|choice)\s{1,4}\W{0,4}([A-J])\W{0,4}\s{0,4}is\s{1,4}(?:the\s{1,4})?"
-    r"(?:correct|right|best|answer)",
-    re.IGNORECASE,
+_GAP = r"[\W_]{0,5}"
+_NAMED_RES = (
+    # "option B is correct"
+    re.compile(
+        rf"(?i:option|choice)\s{{1,4}}\W{{0,4}}([A-J]){_GAP}(?i:is\s{{1,4}}(?:the\s{{1,4}})?"
+        r"(?:correct|right|best|answer))"
+    ),
+    # "D is the correct choice"
+    re.compile(
+        r"(?<![A-Za-z0-9])([A-J])[)*]{0,3}\s{1,4}(?i:is\s{1,4}(?:the\s{1,4}|our\s{1,4})?"
+        r"(?:(?:correct|right|best|final)\s{1,4})?(?:answer|choice|option)\b)"
+    ),
+    # "Answer D" at the end of a line
+    re.compile(
+        rf"(?i:answer|\bans|option|choice){_GAP}(?:(?i:choice|option|is){_GAP})?"
+        r"(?<![A-Za-z])([A-J])[\W_]{0,6}$",
+        re.MULTILINE,
+    ),
 )
 
 
@@ -53,9 +67,9 @@ def choice_letter(text: str) -> str | None:
 
 
 def named_option(text: str) -> str | None:
-    """Return the letter of the last "option B is correct" in a text, or None."""
-    found = _LATER_RE.findall(text)
-    return found[-1].upper() if found else None
+    """Return the letter of the last "option B is correct" or line ending "Answer D", or None."""
+    last = [m for pattern in _NAMED_RES for m in [*pattern.finditer(text)][-1:]]
+    return max(last, key=lambda m: m.end(1)).group(1) if last else None
 
 
 def match_option(text: str, options: Sequence[str]) -> str | None:

@@ -127,9 +127,9 @@ def extract(text: str, *, kind: Kind, options: Sequence[str] | None = None) -> E
     r"""Return the answer that a final text gives.
 
     The last balanced `\boxed{}` wins, then the last stated answer ("answer is …", "Answer: …",
-    "#### …"), then, for `number`, the last number in the text, and for `choice`, "option B is
-    correct" or a letter that stands alone on the last line. A box without an option in it
-    (`\boxed{E = mc^2}`) is passed over in a choice.
+    "#### …"), then, for `number`, the last number in the text, and for `choice`, a letter that
+    stands alone on the last line, "option B is correct", or a line that ends in "Answer B". A
+    box without an option in it (`\boxed{E = mc^2}`) is passed over in a choice.
 
     Args:
         text: the part of the response after the reasoning.
