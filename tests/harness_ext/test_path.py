@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness_ext.cli import report_errors
 from harness_ext.scripts.path import main
+
+from harness_ext.cli import report_errors
 from interventions.sae.io import load_sae
 from interventions.spec import SAERef
 

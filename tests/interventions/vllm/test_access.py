@@ -17,7 +17,7 @@ def refused(sae, allowed=()):
     return None
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     for name in ("listed/layer_3", "listed/layer_4", "secret"):
         (tmp_path / name).mkdir(parents=True)
