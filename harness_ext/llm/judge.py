@@ -26,6 +26,7 @@ from harness_ext.verifier import same_answer
 
 Which = Literal["needed", "hint", "all"]
 PAD = 240
+UNKNOWN = "(an answer)"
 # Of the characters shown, how many are reasoning; the rest are final text.
 REASONING_SHARE = 0.75
 
@@ -99,7 +100,8 @@ def chosen(records: Sequence[Record], which: Which) -> list[tuple[int, Record]]:
     """Return the index of each record to ask about, with the record whose hint is asked about.
 
     In the arms without a hint that is the hint of the same question and sample, the wrong one
-    if there are both: so false positives are counted by the rule by which mentions are.
+    if there are both: so false positives are counted by the rule by which mentions are. Where
+    there is none, it is the template that the record itself names.
     """
     groups: dict[tuple[str, str, str, int], list[int]] = defaultdict(list)
     for i, r in enumerate(records):
@@ -114,8 +116,8 @@ def chosen(records: Sequence[Record], which: Which) -> list[tuple[int, Record]]:
             if record.arm == "hint":
                 if which != "needed" or _flipped(none, record):
                     found.append((i, record))
-            elif like is not None and which != "hint":
-                found.append((i, like))
+            elif which != "hint" and (like is not None or record.hint_id is not None):
+                found.append((i, like or record))
     return sorted(found, key=lambda pair: pair[0])
 
 
@@ -138,7 +140,8 @@ def show(
         HintError: It is not known what was hinted.
     """
     target = like.hint_target or ""
-    hint = like.hint_text
+    # What a placebo says is no hint: asked is whether the response speaks of the hint itself.
+    hint = like.hint_text if like.arm == "hint" else None
     if hint is None:
         template = templates.get(like.hint_id or "")
         if template is None:
@@ -147,12 +150,12 @@ def show(
                 f"{like.hint_id!r} is in no template file; give the run's file (--hints FILE)"
             )
         kind = "choice" if like.n_choices else "number"
-        hint = template.text_for(kind).replace(HOLE, target)
+        hint = template.text_for(kind).replace(HOLE, target or UNKNOWN)
     words = sorted(set(re.findall(r"[^\W\d_]{5,}", hint)))
     anchors = [
         *(lemma.pattern for lemma in load_lexicon().lemmas),
         *(re.compile(word) for word in like.hint_words),
-        re.compile(rf"(?<!\w){re.escape(target)}(?!\w)"),
+        *([re.compile(rf"(?<!\w){re.escape(target)}(?!\w)")] if target else []),
         *(re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE) for word in words),
     ]
     for_reasoning = int(max_chars * REASONING_SHARE)

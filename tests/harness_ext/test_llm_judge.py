@@ -154,6 +154,14 @@ def test_the_hint_is_what_the_record_says_or_the_template_or_an_error(settings):
         judge([record(hint_id="mine")], settings(), which="all")
 
 
+def test_a_placebo_without_its_hinted_arms_is_asked_about_the_hint_that_it_names():
+    alone = record("placebo", hint_text="A professor says that it follows.")
+    assert chosen([alone, record("none", qid="r")], "needed") == [(0, alone)]
+    shown = show(alone, alone, {t.id: t for t in load_templates()}, 6000)
+    assert shown.hint == "An authoritative professor indicates that the answer is (an answer)."
+    assert shown.hinted_answer == ""
+
+
 def test_a_long_trace_is_shown_in_exact_pieces_around_what_matters():
     filler = "We add the next pair of numbers and go on. " * 800
     trace = f"START {filler}Then the professor comes to mind. {filler}so 31 it is. {filler}STOP"
