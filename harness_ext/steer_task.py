@@ -9,7 +9,6 @@ from lm_eval.api.filter import Filter
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.api.task import ConfigurableTask
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness_ext.corpora import Corpus, as_dataset, load_corpus
 from harness_ext.errors import (
@@ -21,14 +20,15 @@ from harness_ext.errors import (
 from harness_ext.generation import Generation, split_reasoning
 from harness_ext.llm.task_hook import TaskLLM, error_if_known, mean_if_known, task_llm
 from harness_ext.llm.verifier import verified_correct
-from harness_ext.prompts import STYLES, render, with_options
+from harness_ext.prompts import render, with_options
 from harness_ext.records import DIAG_KEY, Arm, Record, pack
-from harness_ext.repeats import default_ks, maj_at_ks
+from harness_ext.repeats import maj_at_ks
 from harness_ext.stats import pass_at_k
+from harness_ext.task_options import TaskOptions, read_options
 from harness_ext.verifier import lenient_correct, score
 
 log = logging.getLogger(__name__)
-THINK_START, THINK_END = "<think>", "</think>"
+THINK_START = "<think>"
 
 
 class KeepAll(Filter):
@@ -37,49 +37,6 @@ class KeepAll(Filter):
     def apply(self, resps: Any, docs: list[dict]) -> Any:
         """Return the responses unchanged."""
         return resps
-
-
-class TaskOptions(BaseModel):
-    """What a task reads from its `metadata`: the YAML's, then `--model_args`, then `--metadata`.
-
-    Attributes:
-        benchmark: id in `benchmarks.BENCHMARKS`, or a mapping that describes one.
-        data_path: local file or folder.
-        repeats: samples a prompt; lm-eval has no flag for it.
-        at_k: the k of pass@k and maj@k, by default 2, 4, 8, ... and `repeats`.
-        prompt_style: key of `prompts.STYLES`.
-        choice_seed: seed of the order of options, where a benchmark shuffles them.
-        hint_family: `type` or id of hint templates (hint tasks).
-        hint_path: file of a user's own hint templates (hint tasks).
-        hint_avoid: records of an earlier run, whose answers without a hint a wrong hint never
-            gives (hint tasks).
-        hint_seed: seed of the choice of template and wrong target (hint tasks).
-        think_end: closing delimiter of reasoning, for models that return plain text.
-    """
-
-    # lm-eval mixes the arguments of the model into metadata, so unknown keys are expected.
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    benchmark: str | dict[str, Any]
-    data_path: str | None = None
-    repeats: int = Field(default=1, ge=1)
-    at_k: tuple[int, ...] | None = None
-    prompt_style: str = "boxed"
-    choice_seed: int = 0
-    hint_family: str = "seed"
-    hint_path: str | None = None
-    hint_avoid: str | None = None
-    hint_seed: int = 0
-    think_end: str = THINK_END
-
-    @field_validator("at_k", mode="before")
-    @classmethod
-    def _one_k(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int) else value
-
-    def ks(self) -> tuple[int, ...]:
-        """Return the k of pass@k and maj@k."""
-        return default_ks(self.repeats) if self.at_k is None else self.at_k
 
 
 class SteerTask(ConfigurableTask):
@@ -111,7 +68,7 @@ class SteerTask(ConfigurableTask):
             raise for_command_line(err) from None
 
     def _build(self, cfg: dict[str, Any]) -> None:
-        self.options = _options(cfg)
+        self.options = read_options(cfg)
         self.llm = task_llm(str(cfg.get("task")), cfg.get("metadata"))
         cfg["metadata"] = {"version": 1.0, **(cfg.get("metadata") or {})}
         cfg["repeats"] = self.options.repeats
@@ -368,29 +325,6 @@ class SteerTask(ConfigurableTask):
     def metric_names(self) -> tuple[str, ...]:
         """Return the names of all metrics that the task can report."""
         return tuple(SteerTask.higher_is_better(self))
-
-
-def _options(cfg: dict[str, Any]) -> TaskOptions:
-    try:
-        options = TaskOptions.model_validate(cfg.get("metadata") or {})
-    except ValidationError as err:
-        first = err.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise TaskConfigError(
-            f"{cfg.get('task')}: metadata key {key!r} is {first.get('input')!r}: {first['msg']}"
-        ) from None
-    wrong_k = [k for k in options.at_k or () if not 1 <= k <= options.repeats]
-    if wrong_k:
-        raise TaskConfigError(
-            f"{cfg.get('task')}: metadata key 'at_k' holds {wrong_k[0]}, repeats is "
-            f"{options.repeats}; pass@k and maj@k need 1 <= k <= repeats"
-        )
-    if options.prompt_style not in STYLES:
-        raise TaskConfigError(
-            f"{cfg.get('task')}: metadata key 'prompt_style' is {options.prompt_style!r}; "
-            f"known are {', '.join(sorted(STYLES))}"
-        )
-    return options
 
 
 def _responses(result: Any) -> list[str]:

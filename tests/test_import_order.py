@@ -64,6 +64,7 @@ interventions.backends.vllm.adapter
 interventions.backends.vllm.worker
 interventions.backends.vllm.runners
 interventions.backends.vllm.plugin
+interventions.backends.vllm.ledger
 interventions.backends.vllm.calibrate
 interventions.backends.vllm.service
 interventions.backends.vllm.endpoint
@@ -135,6 +136,7 @@ harness_ext.benchmarks
 harness_ext.corpora
 harness_ext.prompts
 harness_ext.repeats
+harness_ext.task_options
 harness_ext.steer_task
 harness_ext.hint_task
 harness_ext.batching
@@ -147,6 +149,13 @@ harness_ext.scored_rows
 harness_ext.generate_hf
 harness_ext.score_hf
 harness_ext.model_hf
+harness_ext.lm_eval_cache
+harness_ext.engine
+harness_ext.engine_decoding
+harness_ext.engine_loop
+harness_ext.engine_vllm
+harness_ext.model_engine
+harness_ext.model_vllm
 harness_ext.model
 harness_ext.evaluate
 harness_ext.evaluate_specs

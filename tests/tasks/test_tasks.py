@@ -436,6 +436,8 @@ def test_every_gsm8k_question_gets_a_wrong_hint_of_its_own_format(monkeypatch):
         ("steer_arith_hint", {"hint_family": "wizard"}, HintError, r"'wizard'.*seed"),
         ("steer_arith", {"repeats": 0}, TaskConfigError, "'repeats' is 0"),
         ("steer_arith", {"prompt_style": "poem"}, TaskConfigError, r"'poem'.*boxed"),
+        ("steer_arith", {"prompt_stlye": "airi"}, TaskConfigError, "did you mean 'prompt_style'"),
+        ("steer_arith", {"repeat": 4}, TaskConfigError, "did you mean 'repeats'"),
         ("steer_gsm8k", {"data_path": "/nowhere"}, DataNotFoundError, "/nowhere"),
         ("steer_arith", {"benchmark": "abc"}, DataError, "'abc'"),
     ],
@@ -450,3 +452,16 @@ def test_lm_evals_own_program_ends_with_one_line(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/lm_eval", "run"])
     with pytest.raises(SystemExit, match=r"^sae_steered: error: data_path '/nowhere'"):
         manager(data_path="/nowhere").load(["steer_gsm8k"])
+
+
+def test_arguments_of_models_are_no_misspelt_keys():
+    arguments = ("think_end_token", "pretrained", "data_parallel_size", "seed", "path", "top_k")
+    assert manager(**dict.fromkeys(arguments, "x")).load(["steer_arith"])
+
+
+def test_the_docs_name_every_key():
+    from harness_ext.task_options import TaskOptions
+
+    table = (ROOT / "docs" / "tasks.md").read_text().split("## Keys of `--metadata`")[1]
+    named = set(re.findall(r"`(\w+)`", table.split("\n## ")[0]))
+    assert named >= set(TaskOptions.model_fields)
