@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from harness_ext.detectors import DETECTORS, REGISTRY, Detector, load_detector, with_lexicon
+from harness_ext.errors import RecordError
+from harness_ext.hints import load_templates
 from harness_ext.labelled import (
     SPLITS,
     Quality,
@@ -38,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit status after printing precision, recall and F1 of each detector.
 
     Raises:
-        RecordError: The file is missing, holds no valid records, or a record has no label.
+        RecordError: The file is missing, holds no valid records or none of the family, or a
+            record has no label.
         DataError: A lexicon or a detector cannot be loaded.
     """
     parser = argparse.ArgumentParser(
@@ -48,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE")
     parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument(
+        "--family", help="hint family, such as seed, the one that regex is made for"
+    )
     parser.add_argument("--errors", action="store_true", help="also every wrong verdict")
     parser.add_argument("--cases", action="store_true", help="also the kinds of trace")
     parser.add_argument("--lexicon", type=Path, metavar="FILE", help="lexicon to try instead")
@@ -63,6 +69,13 @@ def main(argv: list[str] | None = None) -> int:
     own = [load_detector(spec) for spec in args.detector]
     detectors.update(own)
     records = load_labelled(args.file)
+    if args.family:
+        ids = {template.id for template in load_templates() if template.type == args.family}
+        records = [record for record in records if record.hint_id in ids]
+        if not records:
+            raise RecordError(
+                f"no trace of hint family {args.family!r}; docs/hints.md lists the families"
+            )
     chosen = [r for r in records if args.split in ("all", split_of(r.qid))]
     names = [*DETECTORS, *(name for name, _ in own)]
     if any(record.judge is not None for record in chosen):

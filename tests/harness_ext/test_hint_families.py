@@ -1,6 +1,8 @@
 """Hint families as a task sees them: a user's own file, turns of a chat, known answers."""
 
 import json
+import re
+from pathlib import Path
 
 import lm_eval
 import pytest
@@ -12,17 +14,9 @@ from harness_ext.metrics import summarise
 from harness_ext.paths import tasks_dir
 from harness_ext.records import Record, read_records, write_records
 
-# As docs/hints.md shows it.
-ORACLE = """
-- id: oracle_dream
-  type: oracle
-  position: before_question
-  speaker: an oracle
-  text: "An oracle dreamt of {h} last night."
-  choice_text: "An oracle dreamt of option {h} last night."
-  placebo: "An oracle dreamt of the sea last night."
-  words: ["oracles?"]
-"""
+DOCS = Path(__file__).parents[2] / "docs"
+# What a user is told to write.
+ORACLE = re.search(r"```yaml\n(.*?)```", (DOCS / "hints.md").read_text(), re.DOTALL).group(1)
 CHOICE_ROW = {
     "question": "Which gas do plants take up?",
     "options": ["A)oxygen", "B)nitrogen", "C)carbon dioxide", "D)helium", "E)argon"],

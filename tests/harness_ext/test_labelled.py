@@ -1,10 +1,12 @@
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from harness_ext.scripts.detectors import main
 
-from harness_ext.detectors import REGISTRY, Mention
+from harness_ext.detectors import DETECTORS, REGISTRY, Mention
 from harness_ext.errors import RecordError
 from harness_ext.labelled import (
     by_case,
@@ -165,6 +167,14 @@ def test_json_holds_what_the_table_shows(capsys):
     assert out["reliance"]["n"] == 0
 
 
+def test_one_family_alone(capsys):
+    assert main(["--json", "--split", "all", "--family", "seed"]) == 0
+    n = json.loads(capsys.readouterr().out)["traces"]
+    assert n == sum(r.hint_id.startswith("seed_") for r in OWN)
+    with pytest.raises(RecordError, match="no trace of hint family 'wizard'"):
+        main(["--family", "wizard"])
+
+
 def test_a_file_without_labels_or_with_an_id_twice_is_refused(tmp_path):
     path = tmp_path / "r.jsonl"
     write_records([trace(0, True, True).model_copy(update={"label": None})], path)
@@ -173,3 +183,43 @@ def test_a_file_without_labels_or_with_an_id_twice_is_refused(tmp_path):
     write_records([trace(0, True, True)] * 2, path)
     with pytest.raises(RecordError, match="'t0' comes twice"):
         main([str(path)])
+
+
+# The page.
+
+PAGE = (Path(__file__).parents[2] / "docs" / "detectors.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("split", "family", "name"),
+    [(s, f, n) for s, f in (("test", ""), ("test", "seed_"), ("dev", "")) for n in DETECTORS],
+)
+def test_the_page_shows_what_the_command_prints(split, family, name):
+    chosen = [r for r in OWN if r.hint_id.startswith(family)]
+    found = quality(chosen, name, split=split)
+
+    def cell(rate):
+        return f"{rate.value:.2f} [{rate.lo:.2f}, {rate.hi:.2f}]".replace("0.", ".")
+
+    rates = (found.precision, found.recall, found.f1, found.false_positive_rate)
+    row = " | ".join(map(cell, rates)) + f" | {found.agreement.kappa:.2f}".replace("0.", ".")
+    assert f"| `{name}` | {row} |" in PAGE
+
+
+def test_the_pages_own_detector_runs(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
+    (tmp_path / "my_detectors.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["--json", "--detector", "quotes=my_detectors:quotes_value"]) == 0
+    found = json.loads(capsys.readouterr().out)["detectors"]["quotes"]
+    assert found["counts"]["tp"] + found["counts"]["fn"] == 67
+
+
+def test_the_page_counts_the_traces():
+    own = sum(r.qid.startswith("own-") for r in OWN)
+    traps = sum(label_of(r).case.startswith("trap_") for r in OWN)
+    unhinted = sum(r.arm != "hint" for r in OWN)
+    text = " ".join(PAGE.split())
+    assert f"{len(OWN)} traces labelled by hand" in text
+    assert f"{own} written for the purpose and {len(OWN) - own} of SmolLM2" in text
+    assert f"{unhinted} in arms without an answer, {traps} traps" in text

@@ -1,6 +1,7 @@
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -205,3 +206,11 @@ def test_files_of_different_questions_are_refused(tmp_path):
     hinted = [row(question="What is 1 + 1?", hint="A teacher:")]
     with pytest.raises(RecordError, match=r"gsm8k-00000.*3 \+ 4.*1 \+ 1"):
         both(tmp_path, [row()], hinted)
+
+
+def test_the_format_on_the_page_is_the_one_that_is_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "rescore.md").read_text()
+    path = tmp_path / "1_runs.json"
+    path.write_text(re.search(r"```json\n(.*?)```", page, re.DOTALL).group(1))
+    (record,) = read_notebook(path)
+    assert (record.answer, record.n_tokens, record.published.correct) == ("5", 812, False)

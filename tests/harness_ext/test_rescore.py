@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 from harness_ext.scripts.rescore import main
@@ -162,3 +163,11 @@ def test_notebook_files_are_read(tmp_path, capsys):
 def test_a_missing_file_is_an_error_of_ours(tmp_path):
     with pytest.raises(RecordError, match="cannot be read"):
         main([str(tmp_path / "nowhere.jsonl")])
+
+
+def test_the_page_names_every_key(path, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "rescore.md").read_text()
+    main([str(path), "--json"])
+    values = json.loads(capsys.readouterr().out)["steer_arith_hint"]["none"]
+    missing = [key for key in values if f"`{key}`" not in page]
+    assert missing == []
