@@ -238,8 +238,12 @@ class Transport:
         self, status: int, message: str, body: Any, headers: dict[str, str], options: dict[str, Any]
     ) -> Exception:
         """Return what to raise for a status that is not success."""
-        said = self._clean(message)
-        code = body.get("code") if isinstance(body, dict) else None
+        error = body.get("error", body) if isinstance(body, dict) else None
+        error = error if isinstance(error, dict) else {}
+        text = error.get("message")
+        # The client library quotes the whole body in some versions.
+        said = self._clean(f"Error code: {status} - {text}" if text else message)
+        code = error.get("code")
         if code == "insufficient_quota":  # a 429 that no waiting heals
             return LLMRequestError(f"{self.settings.name}: {said}; add credit or change the key")
         if status in (408, 409, 429) or status >= 500:

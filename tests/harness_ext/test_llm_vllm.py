@@ -118,5 +118,11 @@ def test_errors_of_the_real_server_are_one_line(server, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-vllm-0123456789")
     with pytest.raises(LLMRequestError, match=r"404.*check the model's name"):
         main([*base, "--model", "absent"])
-    with pytest.raises(LLMRequestError, match=r"400.*context length"):
-        main([*base, "--model", "default", "--max-tokens", "4096"])
+    long = Record(
+        task="t", qid="q", arm="none", gold="39", status="no_answer", correct=False, reasoning="",
+        final="thirty-nine", question="7 " * 20_000,
+    )  # fmt: skip
+    write_records([long], tmp_path / "in.jsonl")
+    with pytest.raises(LLMRequestError, match=r"400.*(context|length|tokens)"):
+        main([str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "o"), *base[1:],
+              "--model", "default", "--max-chars", "80000"])  # fmt: skip
