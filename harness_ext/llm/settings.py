@@ -95,7 +95,8 @@ def read_settings(
     Args:
         model: name of the model.
         base_url: OpenAI-compatible base URL.
-        api_key_env: name of the environment variable that holds the key, if it is another.
+        api_key_env: name of the environment variable that holds the key, if it is another; a
+            key that is named so is sent over plain http too.
         cache: folder of the replies, by default one below the cache folder.
         env: the environment, by default the process's own.
         limits: fields of `LLMSettings`.
@@ -168,9 +169,9 @@ def _key(url: str, named: str | None, env: Mapping[str, str]) -> tuple[str, str]
     if not (key.isascii() and key.isprintable()) or " " in key:
         # The HTTP library would quote the key in its own error.
         raise LLMConfigError(f"{name} holds a character that no key has; set it again")
-    if urlsplit(url).scheme == "http" and host not in _LOCAL:
+    if urlsplit(url).scheme == "http" and host not in _LOCAL and not named:
         raise LLMConfigError(
-            f"the key of {name} would go unencrypted to {host}; use https, or unset {name} "
-            "where the server asks for no key"
+            f"the key of {name} would go unencrypted to {host}; use https, or unset {name} where "
+            "the server asks for no key, or name the variable (--api-key-env, llm_api_key_env)"
         )
     return key, name

@@ -35,6 +35,7 @@ class LLMOptions(BaseModel):
         judge: `llm`, or `none`, the default.
         llm_model: name of the model, else `PROCESSOR`.
         llm_base_url: OpenAI-compatible base URL, else as in `settings.read_settings`.
+        llm_api_key_env: environment variable of the key, if it is another.
         llm_concurrency: requests at once.
         llm_timeout: seconds for one try.
         llm_tries: tries of one request.
@@ -50,6 +51,7 @@ class LLMOptions(BaseModel):
     judge: Literal["llm", "none"] = "none"
     llm_model: str | None = None
     llm_base_url: str | None = None
+    llm_api_key_env: str | None = None
     llm_concurrency: int | None = None
     llm_timeout: float | None = None
     llm_tries: int | None = None
@@ -181,6 +183,7 @@ def task_llm(
         settings = read_settings(
             model=options.llm_model,
             base_url=options.llm_base_url,
+            api_key_env=options.llm_api_key_env,
             cache=options.llm_cache,
             env=env,
             concurrency=options.llm_concurrency,

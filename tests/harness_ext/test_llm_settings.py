@@ -76,6 +76,11 @@ def test_what_cannot_work_is_one_line_without_the_key(env, kwargs, message):
     assert caught.value.__context__ is None or KEY not in str(caught.value.__context__)
 
 
+def test_a_named_key_goes_over_plain_http_too():
+    settings = read({"MINE": KEY}, base_url="http://h.io/v1", api_key_env="MINE")
+    assert (settings.key_from, settings.api_key.get_secret_value()) == ("MINE", KEY)
+
+
 def test_a_short_placeholder_is_no_secret_and_breaks_no_text():
     settings = read({"OPENAI_API_KEY": "x"}, base_url="http://localhost/v1")
     assert settings.redact("max {'x': 1}") == "max {'x': 1}"
