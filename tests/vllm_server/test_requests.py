@@ -67,15 +67,16 @@ def test_the_receipt_of_mixed_requests_is_that_of_each(server):
 
 
 @pytest.mark.parametrize("name", specs.BAD)
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_bad_spec_gets_status_400(server, name, path, stream):
     spec, reason = specs.BAD[name]
-    request = {"model": MODEL, "max_tokens": 4, "stream": stream, **xargs(spec)}
-    if "chat" in path:
-        request["messages"] = [{"role": "user", "content": "Hello"}]
-    else:
-        request["prompt"] = "Hello"
+    request = {"model": MODEL, "stream": stream, **xargs(spec)}
+    request |= {
+        "/v1/completions": {"prompt": "Hello"},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
+        "/v1/responses": {"input": "Hello"},
+    }[path]
     answer = raw(server, path, request)
     assert answer.status_code == 400, answer.text
     assert reason in answer.json()["error"]["message"]

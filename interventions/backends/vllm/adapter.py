@@ -12,7 +12,7 @@ without a declared intervention it does exactly what it did:
 | `Worker.load_model` | arm the layers before anything is compiled |
 | the worker's `compile_or_warm_up_model` | self-check, when all is compiled and captured |
 | `execute_model`, `_prepare_inputs` / `prepare_inputs`, `_dummy_run` of the model runner | rows |
-| `create_completion`, `create_chat_completion` of the HTTP server | bad specs get status 400 |
+| `create_completion`, `..._chat_completion`, `..._responses` of the HTTP server | status 400 |
 
 Those of the worker and of the model runner are wrapped on the instances of a steered engine alone,
 those of the server by the endpoint plugin.

@@ -42,9 +42,12 @@ class Endpoint:
         from fastapi.responses import JSONResponse
         from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
         from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+        from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 
         adapter.wrap(OpenAIServingCompletion, "create_completion", _checks_first)
+        # `/v1/messages` goes through it, too.
         adapter.wrap(OpenAIServingChat, "create_chat_completion", _checks_first)
+        adapter.wrap(OpenAIServingResponses, "create_responses", _checks_first)
 
         async def answer(request: Request, ask: Callable[[Service], Awaitable[Any]]) -> Any:
             if not _may_ask(request.headers.get("authorization"), app.state.sae_steered_keys):
