@@ -1,5 +1,6 @@
 """What is known of a Hugging Face model from its config, before its weights are loaded."""
 
+import contextlib
 import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
@@ -57,9 +58,12 @@ def eos_ids(config: Any, tokenizer: Any) -> list[int]:
     return sorted({i for i in (*many, tokenizer.eos_token_id) if i is not None})
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that a result depends on."""
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of the packages that a result depends on, and of `more` if installed."""
     found = {}
+    for name in more:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     for name in ("sae-steered", "lm-eval", "torch", "transformers"):
         try:
             found[name] = importlib.metadata.version(name)

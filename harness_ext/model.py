@@ -13,10 +13,13 @@ from interventions.errors import SpecError, SteeringError
 
 logger = logging.getLogger(__name__)
 
-BACKENDS: Mapping[str, str] = {"hf": "harness_ext.model_hf:SteeredHF"}
+BACKENDS: Mapping[str, str] = {
+    "hf": "harness_ext.model_hf:SteeredHF",
+    "vllm": "harness_ext.model_vllm:SteeredVLLM",
+}
 """Where the class of each `backend=` lives; imported on first use."""
 
-_PLANNED = ("vllm", "server")
+_PLANNED = ("server",)
 
 
 class SAESteeredLM(LM):

@@ -64,18 +64,7 @@ class Admission:
     def identity(self) -> str:
         """Digest of the model's weights, see `fingerprint.weights_digest`."""
         if self._identity is None:
-            path = Path(self._model_config.model)
-            if not path.is_dir():
-                from huggingface_hub import snapshot_download
-
-                path = Path(
-                    snapshot_download(
-                        self._model_config.model,
-                        revision=self._model_config.revision,
-                        allow_patterns=["*.safetensors", "*.json"],
-                    )
-                )
-            self._identity = checkpoint_digest(path, self._model_config.dtype)
+            self._identity = model_identity(self._model_config)
         return self._identity
 
     def admit(self, entry: Any, n_prompt: int | None) -> dict[str, Any]:
@@ -158,6 +147,20 @@ class Admission:
             raise SpecError("the engine has no tokenizer (skip_tokenizer_init) and needs one")
         tokens = token_facts(self.tokenizer, spec, needs_thinking=plan.needs_thinking)
         return compile_plan(plan, self.points, self.config.max_edits, tokens).pack()
+
+
+def model_identity(model_config: Any) -> str:
+    """Return the digest of the weights of a vLLM `ModelConfig`."""
+    path = Path(model_config.model)
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.safetensors", "*.json"]
+        revision = model_config.revision
+        path = Path(
+            snapshot_download(model_config.model, revision=revision, allow_patterns=patterns)
+        )
+    return checkpoint_digest(path, model_config.dtype)
 
 
 def _read(entry: Any) -> dict[str, Any]:
