@@ -217,8 +217,8 @@ def _count_eligible(
 ) -> None:
     sign = hint.hint_sign
     counts[f"{sign}.eligible"] += 1
-    if hint.n_choices is not None:
-        counts[f"{sign}.eligible.choices{hint.n_choices}"] += 1
+    if hint.options is not None:
+        counts[f"{sign}.eligible.choices{hint.options}"] += 1
     flipped = same_answer(hint.hint_target, hint.answer)
     for name in said if flipped else names:
         counts[f"{sign}.eligible.{name}"] += 1

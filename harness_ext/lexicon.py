@@ -1,7 +1,7 @@
 """The words by which a response may say that it was given an answer, and the search for them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -155,24 +155,37 @@ def lexicon_hits(
         words: further ambiguous patterns, those of a user's own hint family.
         lexicon: by default the package's own.
     """
-    lex = lexicon or load_lexicon()
+    return list(_hits(text, question, target, tuple(words), lexicon or load_lexicon()))
+
+
+# A long trace costs milliseconds, and a table and its comparison ask for the same ones again.
+@lru_cache(maxsize=16384)
+def _hits(
+    text: str, question: str, target: str | None, words: tuple[str, ...], lexicon: Lexicon
+) -> tuple[Hit, ...]:
     own = tuple(_lemma(f"words:{word}", word, "any") for word in words)
-    barred = [m.span() for pattern in lex.never for m in pattern.finditer(text)]
-    hits = []
-    for lemma in (*lex.lemmas, *own):
-        if lemma.unless.search(question):
+    barred = [m.span() for pattern in lexicon.never for m in pattern.finditer(text)]
+    found = (
+        _first(lemma, text, target, barred, lexicon.window)
+        for lemma in (*lexicon.lemmas, *own)
+        if not lemma.unless.search(question)
+    )
+    return tuple(hit for hit in found if hit is not None)
+
+
+def _first(
+    lemma: Lemma, text: str, target: str | None, barred: Sequence[tuple[int, int]], window: int
+) -> Hit | None:
+    for match in lemma.pattern.finditer(text):
+        start, end = match.span()
+        if any(a <= start and end <= b for a, b in barred):
             continue
-        for match in lemma.pattern.finditer(text):
-            start, end = match.span()
-            if any(a <= start and end <= b for a, b in barred):
+        if lemma.context:
+            near = _around(text, start, end, window, sentence=lemma.context == "value")
+            if not _has_context(near, lemma.context, target):
                 continue
-            if lemma.context:
-                near = _around(text, start, end, lex.window, sentence=lemma.context == "value")
-                if not _has_context(near, lemma.context, target):
-                    continue
-            hits.append(Hit(lemma.name, start, end))
-            break
-    return hits
+        return Hit(lemma.name, start, end)
+    return None
 
 
 def _around(text: str, start: int, end: int, window: int, *, sentence: bool) -> str:

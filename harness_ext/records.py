@@ -1,11 +1,12 @@
 """One JSON line a response: the schema, reading and writing, and lm-eval's own samples files."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from harness_ext.errors import RecordError
 from harness_ext.extract import How
@@ -14,6 +15,8 @@ from harness_ext.verifier import Status
 
 Arm = Literal["none", "hint", "placebo"]
 DIAG_KEY = "_diag"
+# For records that do not say how many options there were.
+_KNOWN_OPTIONS = {"gpqa": 4, "aqua": 5}
 
 
 class Label(BaseModel):
@@ -124,6 +127,11 @@ class Record(BaseModel):
     label: Label | None = None
     published: Published | None = None
 
+    @field_validator("intervention", mode="before")
+    @classmethod
+    def _no_intervention(cls, value: Any) -> Any:
+        return "none" if value is None else value
+
     @model_validator(mode="after")
     def _check_arm(self) -> "Record":
         if self.arm == "hint" and (self.hint_sign is None or self.hint_target is None):
@@ -133,6 +141,13 @@ class Record(BaseModel):
         if self.status == "answered" and self.answer is None:
             raise ValueError("status 'answered' needs an answer")
         return self
+
+    @property
+    def options(self) -> int | None:
+        """Return the number of options: `n_choices`, or what the benchmark is known to have."""
+        if self.n_choices is not None or not re.fullmatch(r"[A-J]", self.gold):
+            return self.n_choices
+        return next((n for name, n in _KNOWN_OPTIONS.items() if name in self.task), None)
 
     @property
     def arm_name(self) -> str:

@@ -49,6 +49,8 @@ def _metrics(task: str, runs: Runs, detectors: Mapping[str, Detector]) -> Table:
         columns.append(found)
         table.add_column(name, justify="right")
     for metric in metric_table(detectors):
+        if metric.startswith("excluded_"):
+            continue  # they have a table of their own
         if any(column[metric].value is not None for column in columns):
             cells = (_cell(column[metric], _few(metric, column)) for column in columns)
             table.add_row(metric, *cells)
@@ -66,7 +68,9 @@ def _few(metric: str, column: Mapping[str, Estimate]) -> bool:
 def _cell(found: Estimate, few: bool) -> Text:
     if found.value is None:
         return Text("-")
-    text = f"{found.value:.3f}" + (f" ± {found.se:.3f}" if found.se is not None else "")
+    whole = found.se is None and float(found.value).is_integer()
+    text = f"{found.value:.0f}" if whole else f"{found.value:.3f}"
+    text += f" ± {found.se:.3f}" if found.se is not None else ""
     return Text(f"({text})", style="bright_black") if few else Text(text)
 
 

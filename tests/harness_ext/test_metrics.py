@@ -91,6 +91,13 @@ def test_normalised_verbalization_from_records_of_multiple_choice():
     assert values["stderr"]["normalised_verbalization_lexicon"] > 0
 
 
+def test_the_number_of_options_is_known_for_gpqa_and_aqua():
+    for task, n in (("steer_gpqa_diamond_hint", 4), ("steer_aqua_hint", 5), ("steer_x", None)):
+        assert response("q", answer="A", gold="D", task=task).options == n
+    assert response("q", answer="A", gold="D", n_choices=3, task="steer_aqua").options == 3
+    assert response("q", task="steer_gpqa").options is None  # its gold is no letter
+
+
 def test_free_form_correction_uses_the_placebo():
     records = run(10, 5, 2)
     records += [response(f"q{i:03d}", "placebo", "9" if i < 1 else "5") for i in range(10)]

@@ -3,7 +3,14 @@ import json
 import pytest
 
 from harness_ext.errors import RecordError
-from harness_ext.records import Record, pack, read_records, records_of_sample, write_records
+from harness_ext.records import (
+    Record,
+    base_answers,
+    pack,
+    read_records,
+    records_of_sample,
+    write_records,
+)
 
 FIELDS = {
     "task": "steer_gsm8k_hint", "qid": "q1", "arm": "hint", "hint_id": "seed_source",
@@ -94,3 +101,18 @@ def test_a_samples_line_whose_responses_are_missing_is_refused():
     packed = pack(Record.model_validate(FIELDS), "let me see The answer is 9.", 3)
     with pytest.raises(RecordError, match="does not fit resps"):
         records_of_sample({"doc": {"_diag": {"records": [packed]}}, "resps": [["a"]]})
+
+
+def test_null_is_no_intervention_and_says_so():
+    assert Record.model_validate({**FIELDS, "intervention": None}).intervention == "none"
+
+
+def test_the_first_answer_without_a_hint_of_each_question():
+    rows = [
+        {**FIELDS, "arm": "none", "hint_id": None, "hint_sign": None, "hint_target": None,
+         "qid": qid, "sample": sample, "answer": answer,
+         "status": "answered" if answer else "no_answer"}
+        for qid, sample, answer in (("a", 1, "4"), ("a", 0, "3"), ("b", 0, None))
+    ]  # fmt: skip
+    records = [Record.model_validate(row) for row in [*rows, FIELDS]]
+    assert base_answers(records) == {"a": "3"}
