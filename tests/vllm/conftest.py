@@ -245,7 +245,7 @@ def inner(engines, world) -> Engine:
 
 
 @pytest.fixture
-def tiny(engines) -> Engine:
+def tiny_host(engines) -> Engine:
     """A process that starts engines of tiny models, one after another."""
     return engines.host("tiny", **IN_PROCESS)
 

@@ -34,17 +34,21 @@ class Host:
     def stop(self) -> None:
         """Stop the engine and leave nothing of it in this process."""
         if self.llm is not None:
-            from vllm.distributed import cleanup_dist_env_and_memory
-
             self.llm.llm_engine.engine_core.shutdown()
             self.llm = None
-            cleanup_dist_env_and_memory()
+            self._clean()
+
+    def _clean(self) -> None:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
 
     def refused(self, **arguments: Any) -> str:
         """Return how the start of an engine failed, '' if it did not."""
         try:
             self.start(**arguments)
         except Exception as error:
+            self._clean()
             return f"{type(error).__name__}: {error}"
         self.stop()
         return ""
@@ -123,9 +127,9 @@ class Host:
         """Return the value of a counter of vLLM."""
         return sum(m.value for m in self.llm.get_metrics() if m.name == name)
 
-    def inside(self, name: str, *args: Any) -> Any:
+    def inside(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Return what a function of `inside` says of this engine."""
-        return getattr(inside, name)(self, *args)
+        return getattr(inside, name)(self, *args, **kwargs)
 
     def _add(self, request: dict[str, Any], lora: Any, *, streamed: bool = False, name: str = ""):
         from vllm import SamplingParams

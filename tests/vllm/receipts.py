@@ -19,6 +19,7 @@ def check_receipt(
     *,
     points: list[int],
     ranks: int = 1,
+    staged: bool = False,
     acts: bool = True,
     whole: bool = True,
 ) -> list[dict[str, Any]]:
@@ -30,14 +31,15 @@ def check_receipt(
         requests: those with a tag are checked.
         results: of the requests.
         points: layers that the engine declared, in order.
-        ranks: workers, each of which steers every layer.
+        ranks: workers.
+        staged: whether each of them steers other layers; else all steer every layer.
         acts: whether guarded and fired rows are compared, too (one run of the reference each).
         whole: whether every request ran to its end: else nothing is said of the rows' number.
     """
     steered = [(q, a) for q, a in zip(requests, results, strict=True) if q.get("tag")]
     receipts = engine.call("receipt", [q["tag"] for q, _ in steered])
     assert len(receipts) == ranks
-    for receipt in receipts:
+    for receipt in [_joined(receipts)] if staged else receipts:
         assert receipt["failures"] == []
         for request, result in steered:
             entries = receipt["requests"][request["tag"]]
@@ -45,6 +47,19 @@ def check_receipt(
             for entry, output in zip(entries, result["outputs"], strict=True):
                 _check(reference, request, result, output, entry, points, acts, whole)
     return receipts
+
+
+def _joined(receipts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the receipt of a pipeline, whose stages count their own layers."""
+    joined = {**receipts[0], "failures": [text for one in receipts for text in one["failures"]]}
+    joined["requests"] = {
+        tag: [
+            {**stages[0], "counts": {k: v for stage in stages for k, v in stage["counts"].items()}}
+            for stages in zip(*(receipt["requests"][tag] for receipt in receipts), strict=True)
+        ]
+        for tag in receipts[0]["requests"]
+    }
+    return joined
 
 
 def _check(

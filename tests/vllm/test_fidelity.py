@@ -58,7 +58,10 @@ def test_activations_equal_the_encoder(inner, world, ask, say):
 
 def test_the_comparison_fails_where_only_the_first_output_is_encoded(inner, world, ask, say):
     """The mistake of a published evaluation: in vLLM `output[0]` is what the MLP wrote, no more."""
-    feature, spec = world.features["real"].many[0], world.specs["ablate"]
+    many = world.features["real"].many
+    feature = many[0]
+    edits = [{"op": "clamp", "feature": f, "value": 120.0, "when": "active"} for f in many]
+    spec = {"sae": "default", "edits": edits}
     inner.call("inside", "first_half_only", True)
     try:
         got, wanted, _ = activations(inner, world, feature, world.prompts[:4], ask)

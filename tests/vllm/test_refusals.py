@@ -1,0 +1,87 @@
+"""What cannot be steered rightly does not start, and says why."""
+
+import pytest
+import torch
+import transformers
+
+from tests import tiny_models
+from tests.vllm import tiny
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return str(
+        tiny_models.save_model(tmp_path_factory.mktemp("llama"), "llama", **tiny.CONFIG["llama"])
+    )
+
+
+def speculative():
+    ngram = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
+    return {"speculative_config": ngram}
+
+
+SETTINGS = {
+    "speculative decoding": (speculative(), "speculative decoding"),
+    "ubatching": ({"ubatch_size": 2}, "micro-batching"),
+    "unknown layer": ({"additional_config": {"sae_steered": "blocks.4.hook_resid_post"}}, "0..3"),
+    "no hook point": ({"additional_config": {"sae_steered": {"hook_points": []}}}, "at least one"),
+    "unknown key": (
+        {"additional_config": {"sae_steered": {"hook_points": "all", "layers": 3}}},
+        "layers",
+    ),
+    "another version's graph": (
+        {"additional_config": {"sae_steered": {"hook_points": "all", "graph": "0.1"}}},
+        "graph version 0.1",
+    ),
+    "too many edits": (
+        {"additional_config": {"sae_steered": {"hook_points": "all", "max_edits": 1000}}},
+        "max_edits",
+    ),
+    "pooling": ({"runner": "pooling"}, "pooling"),
+}
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_settings_that_cannot_be_right(tiny_host, llama, what):
+    changes, words = SETTINGS[what]
+    refused = tiny_host.call("refused", **tiny.arguments(llama, 1, **changes))
+    assert words in refused.partition("Traceback")[0]
+
+
+def test_dual_batch_overlap_is_refused_where_a_platform_has_it(tiny_host, llama):
+    """The CPU platform switches it off itself; the check is asked about a real config with it."""
+    reasons = tiny_host.call("inside", "refusals", tiny.arguments(llama, 1), "enable_dbo")
+    assert len(reasons) == 1
+    assert "micro-batching" in reasons[0]
+
+
+def test_a_mixture_of_experts(tiny_host, tmp_path):
+    config = transformers.MixtralConfig(
+        vocab_size=tiny_models.VOCABULARY,
+        hidden_size=128,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_models.make_tokenizer().save_pretrained(tmp_path)
+    refused = tiny_host.call("refused", **tiny.arguments(str(tmp_path), 1))
+    assert "MixtralForCausalLM cannot be steered in vLLM" in refused
+    assert "MixtralDecoderLayer" in refused
+
+
+def test_the_transformers_fallback(tiny_host, tmp_path):
+    """vLLM runs GPT-NeoX by transformers' own layers, which return another shape."""
+    path = tiny_models.save_model(tmp_path, "neox", **tiny.CONFIG["neox"])
+    refused = tiny_host.call("refused", **tiny.arguments(str(path), 1))
+    assert "cannot be steered in vLLM" in refused
+    assert "backend=hf" in refused
+
+
+def test_after_all_refusals_an_engine_starts(tiny_host, llama):
+    assert tiny_host.call("refused", **tiny.arguments(llama, 1)) == ""
