@@ -28,10 +28,10 @@ def long_prompt(world: Any) -> list[int]:
     """Return a prompt of 131 tokens: four blocks of 32 and three tokens."""
     text = world.chat(
         "Here is a story. A fisherman lived by a lake with a dog and a cat. Every morning he rowed"
-        " out before sunrise. One day in autumn a storm came up, and his boat was carried to an island where"
-        " nobody lived. He built a hut of branches, and he sang to keep warm. After a week, a ship"
-        " with white sails passed, and a sailor heard the song. What would you tell him? Answer in one sentence,"
-        " and start with the weather of that day, please."
+        " out before sunrise. One day in autumn a storm came up, and his boat was carried to an"
+        " island where nobody lived. He built a hut of branches, and he sang to keep warm. After a"
+        " week, a ship with white sails passed, and a sailor heard the song. What would you tell"
+        " him? Answer in one sentence, and start with the weather of that day, please."
     )
     assert len(text) >= 131, len(text)
     return text[: 131 - 5] + text[-5:]
