@@ -6,6 +6,7 @@ that a spec has one fingerprint on every backend.
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def checkpoint_digest(path: str | Path, dtype: torch.dtype) -> str:
     config = transformers.AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-    stored = _Stored(folder)
+    stored = _Stored(folder, model)
     holder = _Holder(model.config)
     for name, parameter in model.named_parameters():
         value = stored.get(name, dtype)
@@ -56,7 +57,7 @@ class _Holder(nn.Module):
 class _Stored:
     """The tensors of a folder, mapped into memory: what is not looked at is not read."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: Any) -> None:
         from safetensors import safe_open
 
         self._files: dict[str, Any] = {}
@@ -69,19 +70,44 @@ class _Stored:
             handle = safe_open(folder / name, framework="pt")
             for key in handle.keys():  # noqa: SIM118 - not a dictionary
                 self._files[key] = handle
+        self._stored_as = _parameters_by_key(model, self._files)
 
     def get(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        # A model's own prefix may be missing in the files of its base model.
-        for key in (name, name.partition(".")[2]):
-            if key in self._files:
-                tensor = self._files[key].get_tensor(key)
-                return tensor.to(dtype) if tensor.is_floating_point() else tensor
-        return None
+        key = self._stored_as.get(name)
+        return None if key is None else self._read(key, dtype)
+
+    def _read(self, key: str, dtype: torch.dtype) -> Tensor:
+        tensor = self._files[key].get_tensor(key)
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
     def as_holder(self, config: Any, dtype: torch.dtype) -> _Holder:
         holder = _Holder(config)
         for key in self._files:
-            value = self.get(key, dtype)
-            assert value is not None
-            holder.values[key] = value
+            holder.values[key] = self._read(key, dtype)
         return holder
+
+
+def _parameters_by_key(model: Any, keys: Iterable[str]) -> dict[str, str]:
+    """Return the stored name of each parameter that is stored as it is.
+
+    Files may use the names of an older transformers, or lack the model's own prefix.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        rename_source_key,
+    )
+
+    steps = get_model_conversion_mapping(model)
+    renamings = [step for step in steps if isinstance(step, WeightRenaming)]
+    converters = [step for step in steps if isinstance(step, WeightConverter)]
+    parameters = dict(model.named_parameters())
+    found = {}
+    for key in keys:
+        name, converted = rename_source_key(
+            key, renamings, converters, model.base_model_prefix, parameters
+        )
+        if converted is None:
+            found[name] = key
+    return found
