@@ -58,6 +58,8 @@ class SAERef(_Strict):
         hook_point: where the SAE was trained, if its own files do not say.
         scale: `sqrt(d_model) / mean norm`, for an SAE that asks for `expected_average_only_in`
             and does not store it.
+        threshold: turns a TopK SAE into one whose features are active above this activation,
+            without a look at the others (`sae-steered threshold` finds it); for vLLM.
     """
 
     default: Literal[True] | None = None
@@ -68,6 +70,7 @@ class SAERef(_Strict):
     revision: str | None = None
     hook_point: str | None = None
     scale: float | None = Field(default=None, gt=0)
+    threshold: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="before")
     @classmethod

@@ -41,6 +41,7 @@ interventions.sae.formats.llama_scope
 interventions.sae.formats.single_file
 interventions.sae.formats.detect
 interventions.sae.activations
+interventions.sae.threshold
 interventions.sae.io
 interventions.plan
 interventions.editor

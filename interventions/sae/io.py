@@ -16,6 +16,7 @@ from interventions.sae.formats import saelens
 from interventions.sae.formats.detect import KNOWN_FILES, read_file, read_folder
 from interventions.sae.formats.files import read_safetensors
 from interventions.sae.registry import RegistryEntry, find_release, is_release
+from interventions.sae.threshold import with_threshold
 from interventions.spec import SAERef
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def load_sae(ref: SAERef, *, features: Sequence[int] | None = None) -> SAE:
         sae = _from_repo(ref, ref.repo)
     else:
         sae = _from_release(ref)
+    if ref.threshold is not None:
+        sae = with_threshold(sae, ref.threshold)
     if features is not None:
         sae.check_features(features)
     return sae

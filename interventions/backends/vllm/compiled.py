@@ -269,8 +269,8 @@ def _scalars(group: EditGroup) -> Tensor:
     if group.needs_acts and dirs.full is not None:
         raise SAEError(
             f"{dirs.source} is a {dirs.full.architecture} SAE, whose gate needs the pre-activations"
-            f" of all {dirs.full.d_sae} features; vLLM is steered with one threshold instead: give"
-            f" `threshold` in `sae` (see docs/vllm.md), or use `add` or `project`"
+            f" of all {dirs.full.d_sae} features; a topk SAE can be used with one threshold: give"
+            f" `threshold` in `sae` (`sae-steered threshold` finds it), or use `add` or `project`"
         )
     n_edits = len(group.selectors)
     same = torch.ones(n_edits)
