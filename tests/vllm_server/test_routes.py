@@ -60,7 +60,7 @@ def test_info_tells_what_a_client_has_to_know(server, model):
 
 @pytest.mark.parametrize("name", [name for name, spec in specs.MIXED.items() if spec])
 def test_check_names_the_fingerprint_that_transformers_would(server, model, name):
-    facts = ModelFacts("default", 576, 30, weights_digest(model[0]))
+    facts = ModelFacts(resolve_pretrained("default").label, 576, 30, weights_digest(model[0]))
     plan = make_plan(parse_spec(specs.MIXED[name]), facts)
     answer = server.post("/sae_steered/check", {"spec": specs.MIXED[name]})
     assert answer.status_code == 200, answer.text

@@ -115,8 +115,8 @@ class Admission:
             interventions.errors.SteeringError: as `admit` does.
         """
         plan = self.plan(parse_spec(data))
-        if not plan.missing_medians:
-            self._pack(plan)
+        # The rest is checked with any norm in place of those that are missing.
+        self._pack(plan.with_median_norms(dict.fromkeys(plan.missing_medians, 1.0)))
         return plan
 
     def plan(self, spec: InterventionSpec) -> Plan:

@@ -114,6 +114,14 @@ def test_a_missing_median_is_left_to_the_caller_of_check(admission, spec):
     with pytest.raises(SteeringError, match="median"):
         admission.admit(guarded, 5)
     assert not admission.check({**guarded, "median_norm": 3.0}).missing_medians
+    far = {**guarded, "edits": [{**guarded["edits"][0], "feature": 999}]}
+    with pytest.raises(SteeringError, match="feature 999"):
+        admission.check(far)
+
+
+def test_an_undeclared_point_is_told_before_a_missing_median(model, spec):
+    with pytest.raises(SpecError, match="declare it"):
+        make(model, hook_points=POINTS[:1]).check({**spec, "norm_guard": 10.0})
 
 
 def test_check_refuses_what_admit_refuses(model, spec):
