@@ -94,9 +94,8 @@ def refusals(vllm_config: Any) -> list[str]:
             "sequence parallelism shards the rows of a step; pass compilation_config"
             ' {"pass_config": {"enable_sp": false}}'
         )
-    for name in ("prefill_context_parallel_size", "decode_context_parallel_size"):
-        if getattr(parallel, name, 1) > 1:
-            found.append(f"{name} {getattr(parallel, name)} shards the rows of a step")
+    if getattr(parallel, "prefill_context_parallel_size", 1) > 1:
+        found.append("prefill_context_parallel_size shards the rows of a step")
     if vllm_config.speculative_config is not None:
         found.append(
             "speculative decoding edits drafts that are rejected later (its receipt fails)"
