@@ -169,13 +169,13 @@ def _read(entry: Any) -> dict[str, Any]:
             raise SpecError(f"'{KEY}' has {len(entry)} characters, at most {_LONGEST} are read")
         try:
             entry = json.loads(entry)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of 5000 digits is a ValueError
             raise SpecError(f"'{KEY}' is not JSON: {error}") from None
     if not isinstance(entry, Mapping):
         raise SpecError(f"'{KEY}' is a mapping, or one as JSON text, not {type(entry).__name__}")
     if "spec" not in entry and "norms" not in entry:
         entry = {"spec": entry}
-    unknown = sorted(set(entry) - set(_KEYS))
+    unknown = sorted(map(str, set(entry) - set(_KEYS)))
     if unknown:
         raise SpecError(f"unknown key '{unknown[0]}' in '{KEY}'; known keys: {', '.join(_KEYS)}")
     if "norms" in entry:
@@ -187,8 +187,9 @@ def _read(entry: Any) -> dict[str, Any]:
         entry = {**entry, "norms": [str(point) for point in points]}
     elif not isinstance(entry["spec"], Mapping):
         raise SpecError(f"`spec` is a mapping of a spec's keys, not {entry['spec']!r:.100}")
-    if not isinstance(entry.get("prompt_len", 1), int):
-        raise SpecError(f"`prompt_len` is a number of tokens, not {entry['prompt_len']!r}")
+    prompt_len = entry.get("prompt_len", 1)
+    if not isinstance(prompt_len, int) or isinstance(prompt_len, bool):
+        raise SpecError(f"`prompt_len` is a number of tokens, not {prompt_len!r:.100}")
     if not isinstance(entry.get("tag", ""), str):
-        raise SpecError(f"`tag` is a text, not {entry['tag']!r}")
+        raise SpecError(f"`tag` is a text, not {entry['tag']!r:.100}")
     return dict(entry)
