@@ -5,7 +5,7 @@ token is `generated` when its position is at or past the request's prompt, in an
 any preemption.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -65,7 +65,12 @@ class Thinking:
         self._known: dict[str, tuple[int, int]] = {}
 
     def place(
-        self, request: str, start: int, length: int, known: Sequence[int], think: tuple[int, int]
+        self,
+        request: str,
+        start: int,
+        length: int,
+        known: Callable[[], Sequence[int]],
+        think: tuple[int, int],
     ) -> int:
         """Return the place of a request whose next rows are `[start, start + length)`.
 
@@ -73,9 +78,9 @@ class Thinking:
             request: its id.
             start: position of its first row in this step.
             length: rows.
-            known: its tokens before `start`, as far as the host knows them; read only where the
-                rows do not continue those of the step before: a new request, cached blocks, or
-                after a preemption.
+            known: returns its tokens, as far as the host knows them; called only where the rows
+                do not continue those of the step before: a new request, cached blocks, or after a
+                preemption.
             think: ids of the opening and the closing delimiter.
         """
         place, due = self._known.get(request, (-1, -1))
@@ -83,7 +88,7 @@ class Thinking:
             place = self._free_place()
         if due != start:
             inside = False
-            for token in known[:start]:
+            for token in known()[:start]:
                 inside = token == think[0] or (inside and token != think[1])
             self._inside[place] = inside
         self._known[request] = (place, start + length)

@@ -247,7 +247,7 @@ class WorkerSteering:
                     request.request_id,
                     request.start,
                     request.length,
-                    request.known(),
+                    request.known,
                     one.compiled.think,
                 )
                 rows += range(first_row, first_row + request.length)
