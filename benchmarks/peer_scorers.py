@@ -16,6 +16,7 @@ from scorer_responses import Response
 
 Scorer = Callable[[Response], bool]
 
+BATCHED: dict[str, Callable[[list[Response]], list[bool]]] = {}
 ANSWER_PATTERN = r"(?i)Answer\s*:\s*(.*)"
 GSM8K_IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]
 
@@ -149,18 +150,28 @@ def _gpqa() -> dict[str, Scorer]:
         ),
     }
 
-    def judge(r: Response, rule: RegexFilter) -> bool:
-        options = list(r.options) or ["first", "second", "third", "fourth", "fifth"]
-        (found,) = rule.apply([[r.text]], [{"choices": options}])
-        result = exact_match_hf_evaluate(
-            predictions=found,
-            references=[f"({r.gold})"],
-            ignore_case=True,
-            ignore_punctuation=True,
-        )
-        return bool(result["exact_match"])
+    def judge_all(responses: list[Response], rule: RegexFilter) -> list[bool]:
+        lettered = ["first", "second", "third", "fourth", "fifth"]
+        docs = [{"choices": list(r.options) or lettered} for r in responses]
+        results = [
+            exact_match_hf_evaluate(
+                predictions=found,
+                references=[f"({r.gold})"],
+                ignore_case=True,
+                ignore_punctuation=True,
+            )
+            for found, r in zip(
+                rule.apply([[r.text] for r in responses], docs), responses, strict=True
+            )
+        ]
+        return [bool(result["exact_match"]) for result in results]
 
-    return {name: (lambda r, rule=rule: judge(r, rule)) for name, rule in filters.items()}
+    scorers: dict[str, Scorer] = {}
+    for name, rule in filters.items():
+        scorers[name] = lambda r, rule=rule: judge_all([r], rule)[0]
+        # lm-eval filters all responses of a task in one call, which prepares its tables once.
+        BATCHED[name] = lambda responses, rule=rule: judge_all(responses, rule)
+    return scorers
 
 
 def airi_math(r: Response) -> bool:

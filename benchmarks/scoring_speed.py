@@ -21,7 +21,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from peer_scorers import Scorer, missing, ours, peers
+from peer_scorers import BATCHED, Scorer, missing, ours, peers
 from scorer_responses import Response, reference
 
 LM_EVAL = {
@@ -32,7 +32,7 @@ LM_EVAL = {
 }
 
 
-def seconds(scorer: Scorer, responses: list[Response]) -> float:
+def seconds(name: str, scorer: Scorer, responses: list[Response]) -> float:
     """Return the wall time of scoring all responses, from empty caches."""
     from math_verify import parser
 
@@ -43,8 +43,11 @@ def seconds(scorer: Scorer, responses: list[Response]) -> float:
         cached.cache_clear()
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        for response in responses:
-            scorer(response)
+        if name in BATCHED:
+            BATCHED[name](responses)
+        else:
+            for response in responses:
+                scorer(response)
     return time.perf_counter() - start
 
 
@@ -56,9 +59,9 @@ def measure(responses: list[Response], rounds: int) -> list[dict]:
         scorers = {"ours": ours()}
         named = peers(like)
         scorers |= {n: named[n] for n in ("math_verify", LM_EVAL[like]) if n in named}
-        for scorer in scorers.values():
-            seconds(scorer, mine[:3])  # imports, the worker process, the grammar's tables
-        taken = [{n: seconds(s, mine) for n, s in scorers.items()} for _ in range(rounds)]
+        for name, scorer in scorers.items():
+            seconds(name, scorer, mine[:3])  # imports, the worker process, the grammar's tables
+        taken = [{n: seconds(n, s, mine) for n, s in scorers.items()} for _ in range(rounds)]
         for name in scorers:
             ratios = [t[name] / t["ours"] for t in taken]
             lines.append(

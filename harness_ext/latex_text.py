@@ -148,10 +148,12 @@ def canonical(text: str) -> str:
 def words(text: str) -> str | None:
     r"""Return a text answer in small letters without its article, or None if it is a formula.
 
-    `\text{Evelyn}`, `Evelyn.`, `"the east"` are texts; `p - q`, `2k` and `\pi` are not.
+    `\text{Evelyn}`, `Evelyn.`, `"the east"` are texts; `p - q`, `PQ` and `\pi` are not.
     """
     s = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", clean(text))
     s = re.sub(r"\s+", " ", s).strip().strip("\"'*_.").strip()
+    if r"\text" not in clean(text) and not re.search(r"[^\W\d_]{3}", s):
+        return None  # n, PQ: variables, whose case counts
     if not re.fullmatch(
         r"[^\W\d_][^\W_]*(?:['-][^\W\d_]+)*(?:[ ,]{1,2}[^\W_]+(?:['-][^\W\d_]+)*)*", s
     ):

@@ -28,7 +28,8 @@ _UNIT_TEXT_RE = re.compile(
 # "12 apples": words after a space. A single letter may be a variable ("2 x"), so of those
 # only the usual units count.
 _UNIT_WORDS_RE = re.compile(
-    r"(?<=[\d}])\s+((?:[A-Za-z]{2,}|[mgshL]\b)[A-Za-z .\u00b2\u00b3/^{}23-]*)$"
+    r"(?<=[\d}])\s+((?!(?:or|and|to|plus|minus|times|mod)\b)(?:[A-Za-z]{2,}|[mgshL]\b)"
+    r"[A-Za-z .\u00b2\u00b3/-]*)(?:\^\s*\{?[23]\}?)?$"
 )
 _UNIT_GLUED_RE = re.compile(
     r"(?<=\d)(?:km/h|kmph|mph|km|cm|mm|kg|mg|ml|ft|lbs?|hrs?|mins?|secs?|usd)"

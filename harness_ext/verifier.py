@@ -39,6 +39,7 @@ MAX_GOLD_CHARS = 2000
 ROUNDED_PLACES = 6  # math_verify's precision for decimals against exact values
 
 _TEXT_RE = re.compile(r"\\text\s*\{[^{}]*\}(?:\s*\\text\s*\{[^{}]*\})*\.?")
+_SYMBOL_RE = re.compile(r"\\[A-Za-z]+|([A-Za-z])(?!_)")
 _BASE_RE = re.compile(r"([0-9A-Za-z]+)_(?:\{(\d+)\}|(\d+))")
 _UNITS_RE = re.compile(
     r"(?<=[\w})])\s*(?:\\text\s*\{[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?|\^\s*\\circ"
@@ -108,7 +109,7 @@ def _compare(gold: str, answer: str) -> Comparison:
     gold_text, text = clean(gold), clean(answer)
     if not text:
         return "parse_error"
-    # Letters of a formula differ by their case (n and N are two variables), those of words do not.
+
     if canonical(gold) == canonical(answer):
         return "equal"
     gold_words = words(gold)
@@ -243,7 +244,7 @@ def _scalars(gold: str, answer: str) -> Comparison:
         return by_value
     if canonical(gold) == canonical(answer):
         return "equal"
-    verdict = math_process.compare(_radians(gold), _radians(answer))
+    verdict = math_process.compare(*_with_case(_radians(gold), _radians(answer)))
     if verdict == "gold_unreadable":
         # A reference that is no formula (12:30, a name) is compared as text, and that was above.
         return "different"
@@ -262,6 +263,23 @@ def _digits(base: re.Match[str], answer: str) -> Comparison:
 
 def _without_units(text: str) -> str:
     return _UNITS_RE.sub("", text).strip()
+
+
+def _with_case(gold: str, answer: str) -> tuple[str, str]:
+    """Return both texts with R as R_0 where one of them has R and r.
+
+    math_verify reads capital letters as small ones: kind to an answer with n for N, but then
+    R - r would be 0.
+    """
+    letters = [set(_SYMBOL_RE.sub(r"\1", text)) for text in (gold, answer)]
+    both = {c for found in letters for c in found if c.isupper() and c.lower() in found}
+    if not both:
+        return gold, answer
+
+    def mark(match: re.Match[str]) -> str:
+        return f"{match[0]}_{{0}}" if match[1] in both else match[0]
+
+    return _SYMBOL_RE.sub(mark, gold), _SYMBOL_RE.sub(mark, answer)
 
 
 def _radians(text: str) -> str:
