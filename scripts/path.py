@@ -1,6 +1,7 @@
 """Print where the embedded default model, or its SAE, lies on this machine.
 
     vllm serve "$(sae-steered path)" ...
+    ls "$(sae-steered path --sae)"
 
 Other programs do not know the name `default`; they take this folder. The model is unpacked from
 its wheel the first time (about 20 seconds).
