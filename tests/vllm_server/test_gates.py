@@ -28,7 +28,9 @@ def test_an_engine_ends_what_no_frontend_compiled_and_lives_on(repo_root):
         cwd=repo_root, env=ENVIRONMENT, capture_output=True, text=True, timeout=420,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-4000:]
-    found = json.loads(run.stdout.splitlines()[-1])
+    # vLLM logs to the same stream.
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith('{"ended"')]
+    found = json.loads(line)
     assert found["ended"] == {
         "plain": "length",
         "text": "error",
