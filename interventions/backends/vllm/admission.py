@@ -21,7 +21,7 @@ from interventions.spec import InterventionSpec, parse_spec
 
 _KEYS = ("spec", "prompt_len", "tag", "norms")
 _LONGEST = 1 << 20
-_REMEMBERED = 4096
+_REMEMBERED = 1 << 28  # bytes of compiled interventions; at d_model 4096 an edit has 32 KiB
 _LOADED = 4
 
 
@@ -56,6 +56,7 @@ class Admission:
         self.points = config.points(self.facts.n_layers, self.facts.name)
         self._identity: str | None = None
         self._compiled: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._bytes = 0
         self._lock = threading.Lock()
         # Hundreds of features of one SAE read its files once.
         self._load: Any = functools.lru_cache(maxsize=_LOADED)(load_sae)
@@ -131,12 +132,15 @@ class Admission:
         except (TypeError, ValueError, RecursionError) as error:
             raise SpecError(f"`spec` cannot be written as JSON: {error}") from None
         compiled = self._compiled.get(text)
-        if compiled is None:
-            with self._lock:
-                compiled = self._pack(self.plan(parse_spec(spec)))
-                self._compiled[text] = compiled
-                if len(self._compiled) > _REMEMBERED:
-                    self._compiled.popitem(last=False)
+        if compiled is not None:
+            return compiled
+        with self._lock:
+            compiled = self._compiled.get(text)
+            if compiled is None:
+                compiled = self._compiled[text] = self._pack(self.plan(parse_spec(spec)))
+                self._bytes += _size(compiled)
+                while self._bytes > _REMEMBERED and len(self._compiled) > 1:
+                    self._bytes -= _size(self._compiled.popitem(last=False)[1])
         return compiled
 
     def _pack(self, plan: Plan) -> dict[str, Any]:
@@ -193,3 +197,7 @@ def _read(entry: Any) -> dict[str, Any]:
     if not isinstance(entry.get("tag", ""), str):
         raise SpecError(f"`tag` is a text, not {entry['tag']!r:.100}")
     return dict(entry)
+
+
+def _size(compiled: Mapping[str, Any]) -> int:
+    return sum(len(blob) for *_, blob in compiled.get("hooks", ()))

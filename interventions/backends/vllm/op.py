@@ -26,8 +26,8 @@ _SCHEMA = (
     "edit_(Tensor(a!) hidden, Tensor? residual, Tensor tokens, Tensor owners, Tensor n_edits,"
     " Tensor limit, Tensor scalars, Tensor e, Tensor w, Tensor(b!) counts, Tensor(c!) norms) -> ()"
 )
-_CHUNK_ELEMENTS = 1 << 20
-"""Gathered directions at once: 4 MiB of fp32, which caches hold."""
+_CHUNK_ELEMENTS = 1 << 18
+"""Of the rows that are edited at once: 1 MiB of fp32, which caches hold a few times."""
 
 _library = torch.library.Library("sae_steered", "FRAGMENT")
 _library.define(_SCHEMA)
@@ -74,40 +74,50 @@ def edit_(
     rows = packed.nonzero().squeeze(1)
     if not len(rows):
         return
-    slots, flags = packed[rows] & SLOT_MASK, packed[rows] >> SLOT_BITS
-    width = int(n_edits[slots].max())
-    step = max(1, _CHUNK_ELEMENTS // (max(1, width) * hidden.shape[1]))
-    for chunk in torch.arange(len(rows)).split(step):
-        row, slot = rows[chunk], slots[chunk]
-        x = hidden[row].float()
-        if residual is not None:
-            x = x + residual[row].float()
+    packed = packed[rows]
+    slots, flags = packed & SLOT_MASK, packed >> SLOT_BITS
+    held = n_edits[slots]
+    width = int(held.max())
+    step = max(1, _CHUNK_ELEMENTS // hidden.shape[1])
+    for row, slot, flag, n in zip(
+        *(t.split(step) for t in (rows, slots, flags, held)), strict=True
+    ):
+        base = hidden.index_select(0, row).float()
+        x = base if residual is None else base + residual.index_select(0, row)
         length = torch.linalg.vector_norm(x, dim=-1)
-        norms[row] = length
+        norms.index_copy_(0, row, length)
         if not width:
             continue
-        table: dict[str, Tensor] = dict(zip(SCALARS, scalars[slot, :width].unbind(-1), strict=True))
-        exists = torch.arange(width) < n_edits[slot].unsqueeze(1)
-        delta = _delta(
-            x, flags[chunk], table, e[slot, :width], w[slot, :width], exists,
-            (length <= limit[slot]).unsqueeze(1), owners[row].long(), counts,
+        edit = torch.arange(width)
+        # Where each row's edits lie in the tables, as if a slot's were rows of one long table.
+        places = slot.unsqueeze(1) * e.shape[1] + edit
+        cells = scalars.flatten(0, 1).index_select(0, places.flatten()).T.contiguous()
+        coefficient = _coefficient(
+            x, flag.unsqueeze(1),
+            dict(zip(SCALARS, cells.view(-1, len(row), width), strict=True)),
+            e.flatten(0, 1), w.flatten(0, 1), places, edit < n.unsqueeze(1),
+            (length <= limit[slot]).unsqueeze(1), owners[row], counts,
         )  # fmt: skip
-        hidden[row] = (hidden[row].float() + delta).to(hidden.dtype)
+        # Row by row the sum of coefficient times direction, with no copy of the directions.
+        delta = torch.nn.functional.embedding_bag(
+            places, w.flatten(0, 1), per_sample_weights=coefficient, mode="sum"
+        )
+        hidden.index_copy_(0, row, (base + delta).to(hidden.dtype))
 
 
-def _delta(
+def _coefficient(
     x: Tensor,
     flags: Tensor,
     table: dict[str, Tensor],
     e: Tensor,
     w: Tensor,
+    places: Tensor,
     exists: Tensor,
     calm: Tensor,
     owner: Tensor,
     counts: Tensor,
 ) -> Tensor:
-    """Return what is added to each row of `x`, by the editor's own formulas."""
-    flags = flags.unsqueeze(1)
+    """Return what multiplies each direction, `(rows, width)`, by the editor's own formulas."""
     wanted = (flags & table["wanted"].int()) != 0
     bos = (flags & FLAG_BOS) != 0
     mask = exists & wanted & ~(bos & (table["skip_bos"] != 0))
@@ -117,7 +127,7 @@ def _delta(
         if not here.any():
             continue
         normed = normalise(x, mode)
-        pre = _dot(e, normed.z)
+        pre = _dot(e, places, normed.z)
         acts = torch.where(
             here, gate(pre, table["mul"], table["beta"], table["beta_mag"], table["theta"]), acts
         )
@@ -126,23 +136,21 @@ def _delta(
     active = acts != 0
     reads = table["reads"] != 0
     done = torch.stack([mask, mask & ~calm, mask & calm & active & reads], dim=-1)
-    counts.index_add_(0, owner, _padded(done.long(), counts.shape[1]))
+    counts[:, : done.shape[1]].index_add_(0, owner, done.long())
     mask = mask & calm & (active | (table["only_active"] == 0))
-    proj = _dot(w, x) if table["r_proj"].any() else None
+    proj = _dot(w, places, x) if table["r_proj"].any() else None
     constants = torch.stack([table[name] for name in ("a_const", "a_act", "r_const", "r_proj")])
     # `c` multiplies what is in SAE units only, so it is applied edit by edit.
     constants[:2] *= factor
-    coefficient = torch.where(mask, coefficients(constants, acts, None, proj), 0.0)
-    return (coefficient.unsqueeze(-1) * w).sum(dim=1)
+    return torch.where(mask, coefficients(constants, acts, None, proj), 0.0)
 
 
-def _dot(rows: Tensor, x: Tensor) -> Tensor:
-    # No matrix product: its order of summation depends on how many rows a step holds.
-    return (rows * x.unsqueeze(1)).sum(dim=-1)
-
-
-def _padded(done: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(done, (0, 0, 0, width - done.shape[1]))
+def _dot(rows: Tensor, places: Tensor, x: Tensor) -> Tensor:
+    # No matrix product: its order of summation depends on how many rows a step holds. One edit at
+    # a time, so that what is gathered stays in the cache.
+    return torch.stack(
+        [rows.index_select(0, place).mul_(x).sum(dim=-1) for place in places.unbind(1)], dim=1
+    )
 
 
 def _fake(*args: Tensor | None) -> None:

@@ -5,6 +5,7 @@ declares `additional_config["sae_steered"]`, nothing is steered and nothing is s
 """
 
 import copy
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,7 @@ def register() -> None:
     from vllm.v1.core import kv_cache_utils
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.engine.input_processor import InputProcessor
-    from vllm.v1.worker.gpu_worker import Worker
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
 
     from interventions.backends.vllm import adapter, kv_keys
 
@@ -38,8 +39,8 @@ def register() -> None:
         module = adapter.loaded(name)
         if module is not None:  # imported the function by name before it was wrapped
             module.generate_block_hash_extra_keys = kv_cache_utils.generate_block_hash_extra_keys
-    adapter.wrap(Worker, "load_model", _load_model)
-    Worker.sae_steered = _call  # pyright: ignore[reportAttributeAccessIssue]
+    # Not the class of a worker: importing it costs most of a second, in frontends for nothing.
+    adapter.wrap(WorkerWrapperBase, "init_device", _init_device)
 
 
 # -- frontend ---------------------------------------------------------------------------------
@@ -154,25 +155,40 @@ def _preprocess_add_request(original: Any) -> Any:
 # -- worker -----------------------------------------------------------------------------------
 
 
-def _load_model(original: Any) -> Any:
-    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+def _init_device(original: Any) -> Any:
+    """Prepare the worker that a wrapper holds, whatever its class; its model is not loaded yet."""
+
+    def init_device(self: Any, *args: Any, **kwargs: Any) -> Any:
+        worker = self.worker
+        worker.load_model = _load_model(worker)
+        worker.sae_steered = functools.partial(_call, worker)
+        return original(self, *args, **kwargs)
+
+    return init_device
+
+
+def _load_model(worker: Any) -> Any:
+    original = worker.load_model
+
+    @functools.wraps(original)
+    def load_model(*args: Any, **kwargs: Any) -> Any:
         import torch
 
-        result = original(self, *args, **kwargs)
-        config = declared(self.vllm_config)
+        result = original(*args, **kwargs)
+        config = declared(worker.vllm_config)
         if config is None:
             return result
         from interventions.backends.vllm import adapter, runners
         from interventions.backends.vllm.worker import WorkerSteering
 
-        additional: Mapping[str, Any] = self.vllm_config.additional_config[KEY]
+        additional: Mapping[str, Any] = worker.vllm_config.additional_config[KEY]
         if not isinstance(additional, Mapping) or "graph" not in additional:
             raise SpecError(
                 "this engine's config was made without the plugin sae_steered, so its compile cache"
                 " is not kept apart; make it by EngineArgs, with the plugin active (VLLM_PLUGINS)"
             )
-        runner = self.model_runner
-        text = self.model_config.hf_text_config
+        runner = worker.model_runner
+        text = worker.model_config.hf_text_config
         requests, rows = adapter.runner_limits(runner)
         # Not an inference tensor: graphs are captured and replayed in and outside of that mode.
         with torch.inference_mode(False):
@@ -183,11 +199,11 @@ def _load_model(original: Any) -> Any:
                 d_model=text.hidden_size,
                 max_requests=requests,
                 max_rows=rows,
-                device=torch.device(self.device),
-                name=self.model_config.model,
+                device=torch.device(worker.device),
+                name=worker.model_config.model,
             )
         runners.attach(runner)
-        _check_when_ready(self)
+        _check_when_ready(worker)
         return result
 
     return load_model
@@ -207,13 +223,13 @@ def _check_when_ready(worker: Any) -> None:
     worker.compile_or_warm_up_model = compile_or_warm_up_model
 
 
-def _call(self: Any, what: str, *args: Any) -> Any:
+def _call(worker: Any, what: str, *args: Any) -> Any:
     """Answer a frontend: `collective_rpc("sae_steered", args=(what, ...))`.
 
     Raises:
         ReceiptError: the engine does not steer.
     """
-    steering = getattr(self.model_runner, "sae_steered", None)
+    steering = getattr(worker.model_runner, "sae_steered", None)
     if steering is None:
         raise ReceiptError("this engine was not started to be steered; there is no receipt")
     return {"receipt": steering.take_receipt, "norms": steering.take_norms}[what](*args)

@@ -20,6 +20,7 @@ from interventions.backends.vllm.compiled import (
     FLAG_THINKING,
 )
 from interventions.backends.vllm.op import SLOT_BITS
+from interventions.errors import ReceiptError
 
 
 def pack_rows(
@@ -82,6 +83,9 @@ class Thinking:
                 do not continue those of the step before: a new request, cached blocks, or after a
                 preemption.
             think: ids of the opening and the closing delimiter.
+
+        Raises:
+            ReceiptError: a token that has to be looked at is not known.
         """
         place, due = self._known.get(request, (-1, -1))
         if place < 0:
@@ -89,6 +93,11 @@ class Thinking:
         if due != start:
             inside = False
             for token in known()[:start]:
+                if token < 0:  # vLLM's placeholder for what only the device knows
+                    raise ReceiptError(
+                        f"the tokens of request {request} before position {start} are not known, so"
+                        f" neither is its reasoning span; start without async scheduling"
+                    )
                 inside = token == think[0] or (inside and token != think[1])
             self._inside[place] = inside
         self._known[request] = (place, start + length)

@@ -239,8 +239,8 @@ class WorkerSteering:
     def _mark_thinking(
         self, requests: Sequence[StepRequest], live: Sequence[_Live | None], ids: torch.Tensor
     ) -> None:
-        rows, places, firsts, lasts, thinks = [], [], [], [], []
-        first_row = n = 0
+        starts, places, lengths, thinks = [], [], [], []
+        first_row = 0
         for request, one in zip(requests, live, strict=True):
             if one is not None and one.compiled.think is not None:
                 place = self._thinking.place(
@@ -250,18 +250,25 @@ class WorkerSteering:
                     request.known,
                     one.compiled.think,
                 )
-                rows += range(first_row, first_row + request.length)
-                places += [place] * request.length
-                firsts += [n] * request.length
-                thinks += [one.compiled.think] * request.length
-                n += request.length
-                lasts.append(n - 1)
+                starts.append(first_row)
+                places.append(place)
+                lengths.append(request.length)
+                thinks.append(one.compiled.think)
             first_row += request.length
-        row, place, first, last = (
-            torch.tensor(values, device=self._device) for values in (rows, places, firsts, lasts)
+        ends = np.cumsum(lengths)
+        first = np.repeat(ends - lengths, lengths)
+        row = np.arange(ends[-1]) - first + np.repeat(starts, lengths)
+        think = np.repeat(np.array(thinks).T, lengths, axis=1)
+        self._thinking.mark(
+            self._tokens,
+            ids,
+            *map(self._on_device, (row, np.repeat(places, lengths), first, ends - 1, think)),
         )
-        think = torch.tensor(thinks, device=self._device).T
-        self._thinking.mark(self._tokens, ids, row, place, first, last, think)
+
+    def _on_device(self, values: np.ndarray) -> torch.Tensor:
+        target = torch.empty(values.shape, dtype=torch.int64, device=self._device)
+        self._copy(target, np.ascontiguousarray(values, dtype=np.int64))
+        return target
 
     def read_norms(self) -> None:
         """Keep the lengths of the stream that the last forward pass saw, where they are asked."""
