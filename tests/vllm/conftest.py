@@ -1,7 +1,7 @@
 """Engines, one at a time; a reference; prompts and specifications.
 
 An engine takes long to start, so tests that use the same one run after one another: the files are
-put in the order below, which is also the order of the compile cache's test.
+put in the order below.
 """
 
 import importlib.util
@@ -28,13 +28,13 @@ ORDER = [
     "test_cache_isolation",
     "test_churn",
     "test_requests",
-    "test_compile_cache",
     "test_idle",
     "test_without_keys",
     "test_chunks",
     "test_preemption",
     "test_sampling",
     "test_fidelity",
+    "test_compile_cache",
     "test_families",
     "test_lora",
     "test_refusals",
@@ -211,16 +211,11 @@ ALL_LAYERS = sorted(set(LAYERS.values()))
 
 @pytest.fixture(scope="session")
 def plain_answers(engines, world) -> tuple[list[list[int]], list[dict[str, Any]]]:
-    """Prompts and what vLLM says to them, compiled, without any plugin; the cache is empty."""
+    """Prompts and what vLLM says to them, compiled, without any plugin."""
     engine = engines.start("plain", arguments(world), **PLAIN)
-    return world.prompts, ask_plain(engine, world)
-
-
-def ask_plain(engine: Engine, world: World) -> list[dict[str, Any]]:
-    """Return the answers of an engine to all prompts at once, with logprobs."""
-    assert engine.call("reset")
     params = {"max_tokens": 24, "logprobs": 10}
-    return engine.generate([{"prompt": prompt, "params": params} for prompt in world.prompts])
+    requests = [{"prompt": prompt, "params": params} for prompt in world.prompts]
+    return world.prompts, engine.generate(requests)
 
 
 @pytest.fixture
@@ -250,9 +245,9 @@ def tiny_host(engines) -> Engine:
     return engines.host("tiny", **IN_PROCESS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ask() -> Callable[..., dict[str, Any]]:
-    """Return a function that makes a request with a tag of its own."""
+    """Return a function that makes a request with a tag that no other one has."""
     made = iter(range(1 << 30))
 
     def request(prompt: list[int], spec: Any = None, **params: Any) -> dict[str, Any]:

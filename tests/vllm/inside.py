@@ -140,10 +140,10 @@ def capture(host: Any, layer: int, requests: list[dict[str, Any]]) -> tuple[Any,
     return first.numpy(), second.numpy()
 
 
-def refusals(host: Any, arguments: dict[str, Any], *names: str) -> list[str]:
-    """Return why an engine config is refused once `names` of its parallel config are switched on.
+def refusals(host: Any, arguments: dict[str, Any], **parallel: Any) -> list[str]:
+    """Return why an engine config is refused once its parallel config has been changed.
 
-    Some platforms switch them off again before the plugin sees the config.
+    Some platforms refuse such a setting, or undo it, before the plugin sees the config.
     """
     from vllm.engine.arg_utils import EngineArgs
 
@@ -151,6 +151,6 @@ def refusals(host: Any, arguments: dict[str, Any], *names: str) -> list[str]:
 
     config = EngineArgs(**arguments).create_engine_config()
     assert not adapter.refusals(config)
-    for name in names:
-        setattr(config.parallel_config, name, True)
+    for name, value in parallel.items():
+        setattr(config.parallel_config, name, value)
     return adapter.refusals(config)

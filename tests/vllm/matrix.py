@@ -1,5 +1,6 @@
 """The cache-poison matrix, for engines with the key and without it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.vllm.cases import THINK
@@ -37,19 +38,28 @@ def long_prompt(world: Any) -> list[int]:
     return text[: 131 - 5] + text[-5:]
 
 
-def run_matrix(engine: Any, world: Any, ask: Any) -> tuple[list[str], str]:
+def run_matrix(
+    engine: Any, world: Any, ask: Any, names: Sequence[str] = ()
+) -> tuple[list[str], str]:
     """Return what was wrong, and a summary.
 
     The second request of each pair must say what the reference says, and read exactly the cached
     blocks that hold what it would have written itself.
+
+    Args:
+        engine: to ask.
+        world: the model and the reference.
+        ask: makes requests.
+        names: of the conditions; all, if none is named.
     """
     specs, prompt = conditions(world), long_prompt(world)
+    specs = {name: specs[name] for name in names or specs}
     wrong, outputs = [], {}
     for first in specs:
         for second in specs:
             assert engine.call("reset")
-            engine.generate([ask(prompt, specs[first], max_tokens=2)])
-            (answer,) = engine.generate([ask(prompt, specs[second], max_tokens=6)])
+            engine.generate([ask(prompt, specs[first], max_tokens=1)])
+            (answer,) = engine.generate([ask(prompt, specs[second], max_tokens=4)])
             (output,) = answer["outputs"]
             shared = first == second or (first in SHARED and second in SHARED)
             expected = 128 if shared else 0

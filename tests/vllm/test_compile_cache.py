@@ -1,54 +1,68 @@
 """Graphs of plain vLLM, of the plugin and of other layers are kept apart in one cache.
 
-The order is plain, plugin, other layers, plain; `conftest.ORDER` sees to it that the first two
-have run. A graph that was compiled without the operator would leave everything unsteered.
+The order is plain, plugin, other layers, plain, each in a new process with one cache on disk. A
+graph that was compiled without the operator would leave everything unsteered.
 """
 
 from pathlib import Path
 
-import pytest
-
-from tests.vllm.conftest import ALL_LAYERS, arguments, ask_plain, steered
-from tests.vllm.engine import PLAIN
+from tests.vllm import tiny
+from tests.vllm.engine import IN_PROCESS, PLAIN
 from tests.vllm.receipts import check_receipt
 from tests.vllm.reference import CLOSE
 
-pytestmark = pytest.mark.real
 
-
-def graphs(cache: Path) -> set[str]:
+def keys(cache: Path) -> set[str]:
     """Return the folders of the cache, one for each key."""
     return {str(p.relative_to(cache)) for p in cache.glob("torch*/*") if p.is_dir()}
 
 
-def effect(engine, world, ask, name, points):
-    """Hold a steered output against the reference and against the unsteered one."""
-    spec, prompt = world.specs[name], world.prompts[2]
-    request = ask(prompt, spec, max_tokens=24)
-    (answer,) = engine.generate([request])
-    (plain,) = engine.generate([ask(prompt, max_tokens=24)])
-    (output,), (unsteered,) = answer["outputs"], plain["outputs"]
-    assert output != unsteered
-    assert world.reference.misfit(prompt, output, spec) < CLOSE
-    assert world.reference.misfit(prompt, unsteered, None) < CLOSE
-    check_receipt(engine, world.reference, [request], [answer], points=points)
-
-
-def test_plain_then_plugin_then_other_layers_then_plain(
-    plain_answers, engines, world, ask, compiled, say
-):
-    _, before = plain_answers
-    effect(compiled, world, ask, "clamp", ALL_LAYERS)
-    first = graphs(engines.cache)
-    other = engines.start("other", arguments(world, additional_config=steered(20)))
-    effect(other, world, ask, "gated units", [20])
-    refused = other.call("refusal", ask(world.prompts[0], world.specs["clamp"]))
-    assert "not at blocks.15.hook_resid_post" in refused
-    second = graphs(engines.cache)
-    plain = engines.start("plain", arguments(world), **PLAIN)
-    assert ask_plain(plain, world) == before
-    third = graphs(engines.cache)
-    say(f"3 effects checked; keys in the cache: {len(first)}, {len(second)}, {len(third)}")
-    if first:  # where this build of vLLM keeps graphs at all
-        assert second > first
-        assert third == second
+def test_plain_then_plugin_then_other_layers_then_plain(engines, tmp_path, ask, say):
+    model = tiny.make(tmp_path, "llama")
+    compiled = {"enforce_eager": False, "max_num_seqs": 32}
+    requests = [
+        ask(prompt, spec, max_tokens=12, logprobs=5)
+        for spec in (None, *model.specs.values())
+        for prompt in model.prompts
+    ]
+    n = len(model.prompts)
+    plain, differ, found, seconds = [], [], [], []
+    for number, layers in enumerate((None, (1, 2), (2,), None)):
+        environment = IN_PROCESS | (PLAIN if layers is None else {})
+        engine = engines.host(f"cache {number}", **environment)
+        arguments = tiny.arguments(model.path, *(layers or ()), **compiled)
+        if layers is None:
+            del arguments["additional_config"]
+        seconds.append(engine.call("start", **arguments))
+        found.append(keys(engines.cache))
+        if layers is None:
+            answers = engine.generate(requests[:n])
+            plain.append([(answer["outputs"], answer["logprobs"]) for answer in answers])
+            continue
+        saes = [sae for sae, files in model.reference.saes.items() if files.layer in layers]
+        fits = [
+            q
+            for q in requests
+            if all(edit["sae"] in saes for edit in (q.get("spec") or {}).get("edits", ()))
+        ]
+        answers = engine.generate(fits)
+        for request, answer in zip(fits, answers, strict=True):
+            (output,) = answer["outputs"]
+            gap = model.reference.misfit(request["prompt"], output, request.get("spec"))
+            assert gap < CLOSE, request
+        check_receipt(engine, model.reference, fits, answers, points=[*layers])
+        outputs = [answer["outputs"] for answer in answers]
+        changed = sum(outputs[i] != outputs[i % n] for i in range(n, len(outputs)))
+        differ.append(f"{changed} of {len(outputs) - n}")
+        assert changed >= (len(outputs) - n) // 2
+        if len(fits) < len(requests):
+            (other,) = [q for q in requests if q not in fits][:1]
+            assert "not at blocks.1.hook_resid_post" in engine.call("refusal", other)
+    assert plain[0] == plain[1]
+    counts = [len(names) for names in found]
+    say(
+        f"{' and '.join(differ)} steered outputs differ from unsteered ones; keys in the cache"
+        f" {counts}; starts {[round(s) for s in seconds]} s"
+    )
+    if counts[0]:  # where this build of vLLM keeps graphs at all
+        assert found[0] < found[1] < found[2] == found[3]

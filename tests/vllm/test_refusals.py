@@ -22,7 +22,6 @@ def speculative():
 
 SETTINGS = {
     "speculative decoding": (speculative(), "speculative decoding"),
-    "ubatching": ({"ubatch_size": 2}, "micro-batching"),
     "unknown layer": ({"additional_config": {"sae_steered": "blocks.4.hook_resid_post"}}, "0..3"),
     "no hook point": ({"additional_config": {"sae_steered": {"hook_points": []}}}, "at least one"),
     "unknown key": (
@@ -48,9 +47,10 @@ def test_settings_that_cannot_be_right(tiny_host, llama, what):
     assert words in refused.partition("Traceback")[0]
 
 
-def test_dual_batch_overlap_is_refused_where_a_platform_has_it(tiny_host, llama):
-    """The CPU platform switches it off itself; the check is asked about a real config with it."""
-    reasons = tiny_host.call("inside", "refusals", tiny.arguments(llama, 1), "enable_dbo")
+@pytest.mark.parametrize(("name", "value"), [("enable_dbo", True), ("ubatch_size", 2)])
+def test_micro_batches_are_refused_where_a_platform_has_them(tiny_host, llama, name, value):
+    """On CPU vLLM itself has none; the check is asked about a real config that has them."""
+    reasons = tiny_host.call("inside", "refusals", tiny.arguments(llama, 1), **{name: value})
     assert len(reasons) == 1
     assert "micro-batching" in reasons[0]
 
@@ -75,10 +75,9 @@ def test_a_mixture_of_experts(tiny_host, tmp_path):
     assert "MixtralDecoderLayer" in refused
 
 
-def test_the_transformers_fallback(tiny_host, tmp_path):
-    """vLLM runs GPT-NeoX by transformers' own layers, which return another shape."""
-    path = tiny_models.save_model(tmp_path, "neox", **tiny.CONFIG["neox"])
-    refused = tiny_host.call("refused", **tiny.arguments(str(path), 1))
+def test_the_transformers_fallback(tiny_host, llama):
+    """Models without a class of vLLM's own run by transformers' layers, of another shape."""
+    refused = tiny_host.call("refused", **tiny.arguments(llama, 1, model_impl="transformers"))
     assert "cannot be steered in vLLM" in refused
     assert "backend=hf" in refused
 

@@ -25,12 +25,10 @@ CONFIG |= {
 }
 LAYERS = (1, 2)
 TEXTS = (
-    "the cat sat on the mat and ate the other cat",
     "What is 3 + 4 in the end?",
     "x",
     "Why? <think> the rain in the north",
     "no <think> so </think> the cat in a hat, and then another, and in the end there was rain",
-    "a then an",
 )
 
 
@@ -71,8 +69,13 @@ def make(folder: Path, family: str) -> Tiny:
     prompts = [tokenizer.encode(text) for text in TEXTS]
     one, two = saes
     stream = torch.cat([reference.stream(prompt, LAYERS[0]) for prompt in prompts])
-    size = float(stream.norm(dim=1).median())
+    norms = stream.norm(dim=1).sort().values
+    middle = norms[len(norms) // 3 : 2 * len(norms) // 3]
+    # A guard's limit in the widest gap: no norm is so near that fp32 decides.
+    gap = int(middle.diff().argmax())
+    limit = float(middle[gap : gap + 2].mean())
     # As long as the stream, so that a greedy choice changes.
+    size = limit * (4 if family.startswith("gemma") else 1)
     clamp = {"op": "clamp", "feature": 3, "value": size, "sae": one}
     scale = [{"op": "scale", "feature": f, "value": 12.0, "sae": two} for f in range(6)]
     add = {"op": "add", "feature": 7, "value": size, "unit": "residual", "sae": two}
@@ -95,7 +98,7 @@ def make(folder: Path, family: str) -> Tiny:
     }
     for spec in specs.values():
         spec["norm_guard"] = None
-    guard = {"norm_guard": 1.0, "median_norm": {f"blocks.{LAYERS[0]}.hook_resid_post": size}}
+    guard = {"norm_guard": 1.0, "median_norm": {f"blocks.{LAYERS[0]}.hook_resid_post": limit}}
     specs["guard"] = {**guard, "edits": [clamp]}
     return Tiny(str(path), reference, specs, prompts)
 
