@@ -53,9 +53,9 @@ def _prepare_v1(runner: Any, steering: WorkerSteering, original: Any, step: Any,
     prepared = original(step, n, *a, **kw)
     batch = runner.input_batch
     requests = [
-        StepRequest(request_id, int(start), int(length), _tokens_v1(runner, request_id))
+        StepRequest(request_id, start, length, _tokens_v1(runner, request_id))
         for request_id, start, length in zip(
-            batch.req_ids, batch.num_computed_tokens_cpu, n, strict=False
+            batch.req_ids, batch.num_computed_tokens_cpu.tolist(), n.tolist(), strict=False
         )
     ]
     steering.fill(requests, runner.input_ids.gpu)
@@ -116,9 +116,12 @@ def _execute_v2(runner: Any, steering: WorkerSteering, original: Any, step: Any,
 def _prepare_v2(runner: Any, steering: WorkerSteering, original: Any, *args: Any, **kwargs: Any):
     batch = original(*args, **kwargs)
     requests = [
-        StepRequest(request_id, int(start), int(length), _tokens_v2(steering, request_id))
+        StepRequest(request_id, start, length, _tokens_v2(steering, request_id))
         for request_id, start, length in zip(
-            batch.req_ids, batch.num_computed_tokens_np, batch.num_scheduled_tokens, strict=False
+            batch.req_ids,
+            batch.num_computed_tokens_np.tolist(),
+            batch.num_scheduled_tokens.tolist(),
+            strict=False,
         )
     ]
     steering.fill(requests, batch.input_ids)

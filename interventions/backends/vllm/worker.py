@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +20,8 @@ from interventions.errors import ReceiptError, SpecError
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StepRequest:
-    """A request of a step, as a model runner lists it.
+class StepRequest(NamedTuple):
+    """A request of a step, as a model runner lists it; hundreds are made every step.
 
     Attributes:
         request_id: the engine's.
