@@ -17,8 +17,9 @@ class EngineRequest:
         prompt: token ids.
         options: of decoding, by the names of vLLM's `SamplingParams`.
         steering: what goes under `sae_steered`; None leaves the request alone.
-        watch: called with all tokens so far, as often as some arrive; True ends the request. None
-            asks for the whole response at once.
+        watch: called with all tokens so far, as often as some arrive; True ends the request.
+            Called with none where a response begins anew after a lost connection. None in its
+            place asks for the whole response at once.
     """
 
     prompt: Sequence[int]
@@ -35,7 +36,7 @@ class EngineReply:
         ids: generated token ids, end-of-text included.
         finish_reason: `stop` or `length`.
         by_text: whether a stop string ended it.
-        cached: tokens of the prompt whose KV came from the cache.
+        cached: tokens of the prompt whose KV came from the cache; None if the engine does not say.
         prompt_logprobs: a mapping from token id to log probability for each position of the
             prompt, None at the first; None if not asked for.
     """
@@ -43,7 +44,7 @@ class EngineReply:
     ids: Sequence[int]
     finish_reason: FinishReason
     by_text: bool = False
-    cached: int = 0
+    cached: int | None = 0
     prompt_logprobs: Sequence[Mapping[int, float] | None] | None = field(default=None, repr=False)
 
 
@@ -57,6 +58,8 @@ class Engine(Protocol):
         max_length: tokens of prompt and response together.
         window: requests that are worth having in flight.
         points: hook points that may be steered.
+        variant: names what changes its outputs beside the weights, such as a LoRA adapter; ''
+            for none.
         facts: plain data on the engine for results: versions, parallelism, dtype.
     """
 
@@ -66,6 +69,7 @@ class Engine(Protocol):
     max_length: int
     window: int
     points: tuple[HookPoint, ...]
+    variant: str
     facts: Mapping[str, Any]
 
     def submit(self, request: EngineRequest) -> "Future[EngineReply]":
@@ -74,6 +78,14 @@ class Engine(Protocol):
 
     def receipts(self, tags: Sequence[str]) -> list[dict[str, Any]]:
         """Return the receipt of every rank of every engine, see `WorkerSteering.take_receipt`."""
+        ...
+
+    def check(self, spec: Mapping[str, Any]) -> str:
+        """Return the fingerprint that the engine gives a spec.
+
+        Raises:
+            interventions.errors.SteeringError: it would refuse a request with that spec.
+        """
         ...
 
     def measure_median_norms(self, points: Sequence[HookPoint]) -> Mapping[HookPoint, float]:

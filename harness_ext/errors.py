@@ -49,6 +49,16 @@ class LLMRequestError(HarnessError, RuntimeError):
     """An endpoint refused a request, or did not answer it within its tries."""
 
 
+class ServerError(HarnessError, RuntimeError):
+    """The server behind `backend=server` refused a request, or does not answer.
+
+    Attributes:
+        status: of HTTP; None if there was no answer.
+    """
+
+    status: int | None = None
+
+
 def for_command_line(error: Exception) -> BaseException:
     """Return what to raise for an error: a one-line exit if lm-eval's own program runs.
 

@@ -16,10 +16,9 @@ logger = logging.getLogger(__name__)
 BACKENDS: Mapping[str, str] = {
     "hf": "harness_ext.model_hf:SteeredHF",
     "vllm": "harness_ext.model_vllm:SteeredVLLM",
+    "server": "harness_ext.model_server:SteeredServer",
 }
 """Where the class of each `backend=` lives; imported on first use."""
-
-_PLANNED = ("server",)
 
 
 class SAESteeredLM(LM):
@@ -53,7 +52,8 @@ class SAESteeredLM(LM):
         Defaults are filled in place: lm-eval writes this very dictionary into its results.
         """
         arg_dict.setdefault("backend", "hf")
-        arg_dict.setdefault("pretrained", "default")
+        if arg_dict["backend"] != "server":  # a server runs the model that it was started with
+            arg_dict.setdefault("pretrained", "default")
         extra = {k: v for k, v in (additional_config or {}).items() if v is not None}
         if str(extra.get("batch_size", 1)) == "1" and "batch_size" not in arg_dict:
             # lm-eval's command line cannot say "not given": its default is 1. One row at a time
@@ -80,7 +80,6 @@ class SAESteeredLM(LM):
 
 def _backend(name: str) -> type[LM]:
     if name not in BACKENDS:
-        planned = " (planned, not in this version)" if name in _PLANNED else ""
-        raise SpecError(f"unknown backend '{name}'{planned}; use one of: {', '.join(BACKENDS)}")
+        raise SpecError(f"unknown backend '{name}'; use one of: {', '.join(BACKENDS)}")
     module, _, attribute = BACKENDS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

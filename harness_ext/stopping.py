@@ -59,7 +59,8 @@ class TextStopper:
             opened: whether the prompt left a reasoning span open.
         """
         self._tokenizer, self._delimiters = tokenizer, delimiters
-        self._until, self._inside = [stop for stop in until if stop], opened
+        self._until = [stop for stop in until if stop]
+        self._inside = self._opened = opened
         # A text of n bytes spans at most n tokens; the slack covers a cut character before it.
         watched = (*self._until, delimiters.start, delimiters.end)
         self.tail = max(len(text.encode()) for text in watched) + 4
@@ -69,8 +70,11 @@ class TextStopper:
         """Return whether a stop string has come; `end` is then the number of tokens with it.
 
         Args:
-            ids: all tokens so far; those that were seen already are not looked at again.
+            ids: all tokens so far; those that were seen already are not looked at again. None of
+                them: the response begins anew.
         """
+        if not ids:
+            self.end, self._inside = 0, self._opened
         while self.end < len(ids):
             self.end += 1
             if self.hits(ids[max(0, self.end - self.tail) : self.end]):

@@ -154,9 +154,14 @@ harness_ext.lm_eval_cache
 harness_ext.engine
 harness_ext.engine_decoding
 harness_ext.engine_loop
+harness_ext.loop_thread
 harness_ext.engine_vllm
+harness_ext.server_http
+harness_ext.engine_server
+harness_ext.engine_lm
 harness_ext.model_engine
 harness_ext.model_vllm
+harness_ext.model_server
 harness_ext.model
 harness_ext.evaluate
 harness_ext.evaluate_specs
