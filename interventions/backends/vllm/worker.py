@@ -273,6 +273,8 @@ class WorkerSteering:
         """Keep the lengths of the stream that the last forward pass saw, where they are asked."""
         for tag, start, end in self._reading:
             kept = self._norms.setdefault(tag, {})
+            if len(self._norms) > _KEPT_NORMS:  # of frontends that never asked
+                self._norms.pop(next(iter(self._norms)))
             for index, tables in self._tables.items():
                 kept.setdefault(index, []).extend(tables.norms[start:end].tolist())
         self._reading = []
