@@ -104,6 +104,18 @@ def differences(found: list[dict]) -> list[dict]:
     return listed
 
 
+def grouped(listed: list[dict]) -> list[dict]:
+    """Return the table's differences as they are, those of the data sets as one line a kind."""
+    kept, groups = [], {}
+    for item in listed:
+        if item["text"] is not None:
+            kept.append(item)
+            continue
+        kind = {k: v for k, v in item.items() if k not in ("id", "gold", "text")}
+        groups.setdefault(json.dumps(kind), []).append(item["id"])
+    return kept + [{**json.loads(kind), "ids": ids} for kind, ids in groups.items()]
+
+
 def counts(found: list[dict], listed: list[dict]) -> list[dict]:
     """Return one line a set and scorer: errors of each and who is right where they differ."""
     lines = []
@@ -175,7 +187,11 @@ def main() -> None:
     }
     if args.out:
         path = args.out / f"scorer_parity-{head['date']}.jsonl"
-        parts = [head, *({"count": n} for n in lines), *({"difference": d} for d in listed)]
+        parts = [
+            head,
+            *({"count": n} for n in lines),
+            *({"difference": d} for d in grouped(listed)),
+        ]
         text = "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in parts)
         path.write_text(text, encoding="utf-8")
     print(json.dumps({**head, "counts": lines}) if args.json else markdown(lines))
