@@ -40,6 +40,7 @@ ROUNDED_PLACES = 6  # math_verify's precision for decimals against exact values
 
 _TEXT_RE = re.compile(r"\\text\s*\{[^{}]*\}(?:\s*\\text\s*\{[^{}]*\})*\.?")
 _SYMBOL_RE = re.compile(r"\\[A-Za-z]+|([A-Za-z])(?!_)")
+_TIME_RE = re.compile(r"\d{1,2}:\d\d(?::\d\d)?(?:[ap]\.?m\.?)?", re.IGNORECASE)
 _BASE_RE = re.compile(r"([0-9A-Za-z]+)_(?:\{(\d+)\}|(\d+))")
 _UNITS_RE = re.compile(
     r"(?<=[\w})])\s*(?:\\text\s*\{[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?|\^\s*\\circ"
@@ -236,6 +237,9 @@ def _scalars(gold: str, answer: str) -> Comparison:
         return by_value
     if canonical(gold) == canonical(answer):
         return "equal"
+    if _TIME_RE.fullmatch(canonical(gold)):
+        # math_verify would divide: 2:30 and 1:15 are both a fifteenth.
+        return "different"
     if base := _BASE_RE.fullmatch(canonical(gold)):
         return _digits(base, canonical(answer))
     gold, answer = _without_units(gold), _without_units(answer)
