@@ -51,6 +51,9 @@ def _execute_v1(runner: Any, steering: WorkerSteering, original: Any, step: Any,
 
 def _prepare_v1(runner: Any, steering: WorkerSteering, original: Any, step: Any, n: Any, *a, **kw):
     prepared = original(step, n, *a, **kw)
+    if steering.idle:
+        steering.fill((), runner.input_ids.gpu)
+        return prepared
     batch = runner.input_batch
     requests = [
         StepRequest(request_id, start, length, _tokens_v1(runner, request_id))
@@ -115,6 +118,9 @@ def _execute_v2(runner: Any, steering: WorkerSteering, original: Any, step: Any,
 
 def _prepare_v2(runner: Any, steering: WorkerSteering, original: Any, *args: Any, **kwargs: Any):
     batch = original(*args, **kwargs)
+    if steering.idle:
+        steering.fill((), batch.input_ids)
+        return batch
     requests = [
         StepRequest(request_id, start, length, _tokens_v2(steering, request_id))
         for request_id, start, length in zip(

@@ -19,6 +19,9 @@ from interventions.errors import ReceiptError, SpecError
 
 logger = logging.getLogger(__name__)
 
+_KEPT_NORMS = 1 << 10
+"""Tags whose norms are remembered for a frontend that never asks."""
+
 
 class StepRequest(NamedTuple):
     """A request of a step, as a model runner lists it; hundreds are made every step.
@@ -169,6 +172,11 @@ class WorkerSteering:
             self._accounts.close(live.account)
 
     # -- steps --------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is steered, so that a step need not list its requests for `fill`."""
+        return not self._live
 
     def clear(self) -> None:
         """Leave every row of the next forward pass alone: a dummy run."""

@@ -192,6 +192,19 @@ def test_a_step_that_ran_without_the_operator_fails_the_receipt(saes):
     assert steering.take_receipt(["t"])["failures"] == []
 
 
+def test_a_step_without_steered_requests_need_not_be_listed(saes):
+    toy = Toy()
+    steering, one = worker(toy), one_request(saes, toy)
+    assert steering.idle
+    steering.update([], [request("other", None, [1, 2]), one.new()])
+    assert not steering.idle
+    step(toy, steering, [(one, 2)])
+    steering.update(["r"], [])
+    assert steering.idle
+    steering.fill((), torch.tensor([3, 4]))
+    assert not steering._tokens.any(), "rows of the step before are still steered"
+
+
 def test_the_self_check_sees_an_operator_that_does_not_run():
     toy = Toy()
     steering = worker(toy)
