@@ -23,7 +23,7 @@ from interventions.spec import SAERef
 
 HOOK_POINT = "blocks.15.hook_resid_post"
 LAYER = 15
-VALUE = 30.0
+VALUE = 100.0
 """Of every clamp, in SAE units, and of every vector that is added, times the decoder row."""
 DECLARED = {"sae_steered": {"hook_points": [HOOK_POINT], "max_edits": 8}}
 
