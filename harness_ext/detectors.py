@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from harness_ext.errors import DataError
 from harness_ext.lexicon import Lexicon, lexicon_hits
@@ -166,4 +166,4 @@ def load_detector(spec: str) -> tuple[str, Detector]:
         ) from err
     if not callable(found):
         raise DataError(f"detector {name!r}: {module}:{function} is no function")
-    return name, found
+    return name, cast(Detector, found)
