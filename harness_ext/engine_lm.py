@@ -114,7 +114,21 @@ class EngineLM(_HFLM):
         """Fingerprint of the intervention in force, model included; 'none' if nothing is edited."""
         return self._plan.fingerprint if self._plan.layers else "none"
 
-    def _use(self, plan: Plan) -> None:
+    def check(self, spec: InterventionSpec | Mapping[str, Any] | str) -> Plan:
+        """Return the plan of a spec that `set_intervention` would take.
+
+        Raises:
+            interventions.errors.SteeringError: it would not.
+        """
+        plan, _ = self._prepare(make_plan(load_spec(spec), self._facts))
+        return plan
+
+    def close(self) -> None:
+        """Stop the engine, if it is ours; the model is of no use afterwards."""
+        self._engine.close()
+
+    def _prepare(self, plan: Plan) -> tuple[Plan, dict[str, Any]]:
+        """Return a plan that the engine takes, with all its numbers, and what a request says."""
         plan = plan.with_identity(self._identity)
         for layer in plan.layers:
             declared_index(layer.hook_point, self._engine.points)
@@ -122,17 +136,21 @@ class EngineLM(_HFLM):
             norms = self._engine.measure_median_norms(plan.missing_medians)
             logger.info("median residual norms, measured: %s", dict(norms))
             plan = plan.with_median_norms(norms)
-        if plan.spec.norm_guard is None and plan.layers:
-            logger.warning("the norm guard is off: attention-sink tokens are edited too")
-        if not plan.layers:
-            logger.warning("no intervention given: this is the unsteered baseline")
-        tokens = token_facts(self.tokenizer, plan.spec, needs_thinking=plan.needs_thinking)
         wire = _wire(plan)
         if plan.layers and (theirs := self._engine.check(wire)) != plan.fingerprint:
             raise ModelMismatchError(
                 f"the intervention is {plan.fingerprint} here and {theirs} in the engine: its SAE"
                 f" or its version of sae-steered is another one"
             )
+        return plan, wire
+
+    def _use(self, plan: Plan) -> None:
+        plan, wire = self._prepare(plan)
+        tokens = token_facts(self.tokenizer, plan.spec, needs_thinking=plan.needs_thinking)
+        if plan.spec.norm_guard is None and plan.layers:
+            logger.warning("the norm guard is off: attention-sink tokens are edited too")
+        if not plan.layers:
+            logger.warning("no intervention given: this is the unsteered baseline")
         self._tokens, self._wire = tokens, wire
         self._plan, self._receipt, self._cached = plan, Receipt(), 0
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness_ext.effects import Effect, paired_effect
+from harness_ext.engine_lm import EngineLM
 from harness_ext.errors import HarnessError, RecordError, TaskConfigError
 from harness_ext.hf_config import load_config, model_facts
 from harness_ext.metrics import summarise
 from harness_ext.model import SAESteeredLM
 from harness_ext.records import Record, records_of_sample, write_records
+from interventions.backends.vllm.compiled import place
 from interventions.default_model import resolve_pretrained
 from interventions.errors import SpecError
 from interventions.plan import Plan, make_plan
@@ -135,39 +137,64 @@ def compare(
         raise TaskConfigError(
             f"unknown task '{unknown[0]}'; `lm_eval ls tasks` lists all, ours start with steer_"
         )
-    plans = _plans(model_args, specs)
-    lm = cast(Any, SAESteeredLM.create_from_arg_obj(dict(model_args), {}))
+    lm, plans = _load(model_args, specs)
     output.mkdir(parents=True, exist_ok=True)
     runs = []
-    for name, plan in zip(names, [None, *plans], strict=True):
-        if plan is not None:  # the baseline comes first, and the model was loaded without edits
-            lm.set_intervention(plan)
-        runs.append(
-            _run(
-                lm,
-                name,
-                tasks,
-                manager,
-                output / _slug(name),
-                {
-                    "limit": limit,
-                    "gen_kwargs": dict(gen_kwargs) if gen_kwargs else None,
-                    "apply_chat_template": chat_template,
-                    "model_args": {**model_args, "intervention": name},
-                },
-            )
-        )
+    try:
+        for name, plan in zip(names, [None, *plans], strict=True):
+            if plan is not None:  # the baseline comes first, and the model was loaded without edits
+                lm.set_intervention(plan)
+            options = {
+                "limit": limit,
+                "gen_kwargs": dict(gen_kwargs) if gen_kwargs else None,
+                "apply_chat_template": chat_template,
+                "model_args": {**model_args, "intervention": name},
+            }
+            runs.append(_run(lm, name, tasks, manager, output / _slug(name), options))
+    finally:
+        if isinstance(lm, EngineLM):
+            lm.close()
     comparison = Comparison(tuple(runs))
     text = json.dumps(comparison.as_dict(), indent=1)
     (output / "comparison.json").write_text(text, encoding="utf-8")
     return comparison
 
 
-def _plans(model_args: Mapping[str, Any], specs: Sequence[InterventionSpec]) -> list[Plan]:
-    """Return the plans of the specs, from the model's config: its weights are not loaded."""
-    resolved = resolve_pretrained(str(model_args.get("pretrained", "default")))
-    facts = model_facts(resolved.label, load_config(resolved.path, dict(model_args)))
-    return [make_plan(spec, facts) for spec in specs]
+def _load(
+    model_args: Mapping[str, Any], specs: Sequence[InterventionSpec]
+) -> tuple[Any, list[Plan]]:
+    """Return the model, without edits, and the plans of the specs.
+
+    A spec that does not fit is reported before the weights are loaded; by a server, which says
+    itself what it runs and where it can be steered, before the first question.
+    """
+    args = dict(model_args)
+    if args.get("backend") == "server":
+        lm = cast(Any, SAESteeredLM.create_from_arg_obj(args, {}))
+        return lm, [lm.check(spec) for spec in specs]
+    resolved = resolve_pretrained(str(args.get("pretrained", "default")))
+    facts = model_facts(resolved.label, load_config(resolved.path, args))
+    plans = [make_plan(spec, facts) for spec in specs]
+    if args.get("backend") == "vllm":
+        args |= declaration(plans, args)
+    return cast(Any, SAESteeredLM.create_from_arg_obj(args, {})), plans
+
+
+def declaration(plans: Sequence[Plan], args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `backend=vllm` that let one engine run all of some plans.
+
+    Args:
+        plans: of the interventions.
+        args: of the model; `hook_points` and `max_edits` in it are kept, and added to.
+    """
+    layers = [layer for plan in plans for layer in plan.layers]
+    most = max([int(args.get("max_edits") or 8), *(len(layer.selectors) for layer in layers)])
+    given = args.get("hook_points") or ()
+    if given == "all":
+        return {"hook_points": "all", "max_edits": most}
+    named = given.split("+") if isinstance(given, str) else map(str, given)
+    points = dict.fromkeys([*named, *(str(place(layer.hook_point)) for layer in layers)])
+    return {"hook_points": "+".join(points), "max_edits": most} if points else {}
 
 
 def _run(

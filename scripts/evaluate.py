@@ -17,6 +17,8 @@ examples:
       --sae-release llama_scope_r1_distill --sae-id l19r_800m_openr1_math \\
       --features 1234,5678 --op add --strength 2 --max-act 5.84 --tasks steer_gsm8k_hint
   sae-steered evaluate --spec wait.yaml --spec hedge.yaml --tasks steer_arith_hint --json
+  sae-steered evaluate --backend vllm --model-args gpu_memory_utilization=0.8,journal=runs/j
+  sae-steered evaluate --backend server --base-url http://localhost:8000/v1 --spec wait.yaml
 """
 
 DEFAULT_LIMIT = 48
@@ -34,7 +36,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="default", help="hub name or folder (default: embedded)")
+    model.add_argument(
+        "--model", help="hub name or folder (default: embedded, or what the server runs)"
+    )
+    model.add_argument("--backend", default="hf", help="hf, vllm or server (default: hf)")
+    model.add_argument("--base-url", help="of the server, such as http://localhost:8000/v1")
     model.add_argument(
         "--model-args", default="", metavar="K=V,..", help="more arguments of lm-eval's model"
     )
@@ -91,13 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.features:
         specs += feature_specs(args.features, vars(args))
     limit = args.limit
+    pretrained = args.model
+    if pretrained is None and (args.backend != "server" or not specs):
+        pretrained = "default"
     if not specs:
-        specs = named_specs(args.model)
+        specs = named_specs(pretrained)
         limit = limit or (DEFAULT_LIMIT if args.tasks == "steer_arith_hint" else None)
     output = args.output or Path("results") / time.strftime("evaluate-%Y%m%d-%H%M%S")
     model_args: dict[str, Any] = {
-        "backend": "hf",
-        "pretrained": args.model,
+        "backend": args.backend,
+        **({} if pretrained is None else {"pretrained": pretrained}),
+        **({} if args.base_url is None else {"base_url": args.base_url}),
         "batch_size": args.batch_size,
         **simple_parse_args_string(args.model_args),
     }
