@@ -170,7 +170,7 @@ def test_a_hint_elsewhere_is_no_conversation():
 
 
 ROW = (
-    '- {id: %s, type: oracle, position: after_instruction, speaker: the oracle,'
+    "- {id: %s, type: oracle, position: after_instruction, speaker: the oracle,"
     ' words: ["oracles?"],'
     " text: 'The oracle saw {h}.', placebo: 'The oracle saw nothing.'}"
 )
