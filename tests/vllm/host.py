@@ -138,11 +138,13 @@ class Host:
         if not name:
             self.numbers += 1
             name = f"r{self.numbers}"
-        keys = ("spec", "tag", "prompt_len", "norms")
-        entry = {key: request[key] for key in keys if request.get(key) is not None}
+        keys = ("spec", "tag", "prompt_len", "norms") if "spec" in request else ()
+        entry: Any = {key: request[key] for key in keys if request.get(key) is not None}
+        if "raw" in request:
+            entry = request["raw"]
         params = SamplingParams(
             **{"temperature": 0.0, "ignore_eos": True, **request["params"]},
-            extra_args={KEY: entry} if "spec" in entry else None,
+            extra_args={KEY: entry} if entry else None,
             output_kind=RequestOutputKind.CUMULATIVE if streamed else RequestOutputKind.FINAL_ONLY,
         )
         if lora is not None:

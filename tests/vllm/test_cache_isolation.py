@@ -21,6 +21,7 @@ def test_a_conversation_goes_on(compiled, world, ask, say):
     """The next prompt holds the steered answer: as prompt now, steered in its own way."""
     prompt = long_prompt(world)
     specs = conditions(world)
+    (plain,) = compiled.generate([ask(prompt, max_tokens=40)])
     changed = 0
     for first, second, cached in [
         ("all", "unsteered", 0),
@@ -34,11 +35,8 @@ def test_a_conversation_goes_on(compiled, world, ask, say):
     ]:
         assert compiled.call("reset")
         (answer,) = compiled.generate([ask(prompt, specs[first], max_tokens=40)])
-        (plain,) = compiled.generate([ask(prompt, max_tokens=40)])
         changed += answer["outputs"] != plain["outputs"]
         longer = prompt + answer["outputs"][0]
-        assert compiled.call("reset")
-        compiled.generate([ask(prompt, specs[first], max_tokens=40)])
         (reply,) = compiled.generate([ask(longer, specs[second], max_tokens=6)])
         assert reply["cached"] == cached, (first, second)
         gap = world.reference.misfit(longer, reply["outputs"][0], specs[second])

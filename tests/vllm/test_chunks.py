@@ -56,7 +56,9 @@ def test_chunks_of_each_request(inner, world, ask, whole, say):
         inner.call("inside", "chunk", 768, each=size)
         inner.call("inside", "record")
         outputs = answers(inner, world, ask)
-        held = {n for step in inner.call("inside", "recorded") for n in step.values()}
+        steps = inner.call("inside", "recorded")
+        # The bound holds where requests share a step; the last one has the engine to itself.
+        held = {n for step in steps if len(step) > 1 for n in step.values()}
         assert max(held) == size
         assert 1 in held
         assert outputs == whole, f"chunks of {size}"

@@ -1,8 +1,18 @@
 """Every operator, position, gate and guard in one batch says what the reference says."""
 
-import pytest
+import copy
 
-from tests.vllm.conftest import ALL_LAYERS
+import pytest
+import torch
+
+from interventions.backends.vllm.identity import checkpoint_digest
+from interventions.backends.vllm.ledger import check_request
+from interventions.errors import ReceiptError
+from interventions.hook_points import parse_hook_point
+from interventions.plan import ModelFacts, make_plan
+from interventions.receipt import TokenFacts
+from interventions.spec import parse_spec
+from tests.vllm.conftest import ALL_LAYERS, point
 from tests.vllm.receipts import check_receipt
 from tests.vllm.reference import CLOSE
 
@@ -39,7 +49,42 @@ def test_a_mixed_batch_equals_the_reference(compiled, world, ask, say):
     )
     assert max(worst.values()) < CLOSE, {n: gap for n, gap in worst.items() if gap >= CLOSE}
     assert len(differ) >= 20
-    ours = [(q, results[id(q)]) for q in requests]
-    check_receipt(
-        compiled, world.reference, requests, [answer for _, answer in ours], points=ALL_LAYERS
-    )
+    answers = [results[id(q)] for q in requests]
+    receipts = check_receipt(compiled, world.reference, requests, answers, points=ALL_LAYERS)
+    check_ledger(world, requests, answers, receipts)
+
+
+def check_ledger(world, requests, answers, receipts):
+    """The package's own check agrees, and notices one row too many, an edit less, a missing row."""
+    points = [parse_hook_point(point(layer)) for layer in ALL_LAYERS]
+    facts = ModelFacts(world.path, 576, 30, checkpoint_digest(world.path, torch.float32))
+    start, end = world.reference.delimiters
+    tokens = TokenFacts(world.reference.bos, start, end)
+    for request, answer in zip(requests, answers, strict=True):
+        arguments = {
+            "prompt": request["prompt"],
+            "generated": answer["outputs"][0],
+            "cached": answer["cached"],
+            "tokens": tokens,
+        }
+        plan, tag = make_plan(parse_spec(request["spec"]), facts), request["tag"]
+        counts, expected = check_request(plan, points, receipts, tag, **arguments)
+        assert [count.selected for count in counts] == expected
+        assert len(counts) == len(request["spec"]["edits"])
+        for spoil in (_one_row_more, _no_counts, _rows_lost):
+            wrong = copy.deepcopy(receipts)
+            spoil(wrong[0]["requests"][tag][0])
+            with pytest.raises(ReceiptError):
+                check_request(plan, points, wrong, tag, **arguments)
+
+
+def _one_row_more(facts):
+    next(iter(facts["counts"].values()))[0][0] += 1
+
+
+def _no_counts(facts):
+    facts["counts"].popitem()
+
+
+def _rows_lost(facts):
+    facts["spans"][-1][1] -= 1

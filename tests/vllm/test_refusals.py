@@ -75,10 +75,18 @@ def test_a_mixture_of_experts(tiny_host, tmp_path):
     assert "MixtralDecoderLayer" in refused
 
 
-def test_the_transformers_fallback(tiny_host, llama):
-    """Models without a class of vLLM's own run by transformers' layers, of another shape."""
-    refused = tiny_host.call("refused", **tiny.arguments(llama, 1, model_impl="transformers"))
+@pytest.mark.parametrize("family", ["llama", "neox"])
+def test_the_transformers_fallback(tiny_host, llama, tmp_path, family):
+    """transformers' own layers, of the same names and another shape: asked for, or because there
+    is no class of vLLM's own.
+    """
+    if family == "llama":
+        changes, path = {"model_impl": "transformers"}, llama
+    else:
+        changes, path = {}, str(tiny_models.save_model(tmp_path, "neox", **tiny.CONFIG["neox"]))
+    refused = tiny_host.call("refused", **tiny.arguments(path, 1, **changes))
     assert "cannot be steered in vLLM" in refused
+    assert "its layers are transformers'" in refused
     assert "backend=hf" in refused
 
 

@@ -106,8 +106,15 @@ BAD = [
         {"sae": "default", "positions": "thinking", "edits": [{"feature": 9, "value": 1}]},
         "<think>",
     ),
-    ("not JSON", "JSON"),
-    ("x" * (1 << 20 | 1), "characters"),
+    ("add", "`spec` is a mapping"),
+]
+
+RAW = [
+    ("{", "is not JSON"),
+    ("x" * (1 << 20 | 1), "1048577 characters"),
+    (["add"], "not list"),
+    ({"spec": {"edits": []}, "name": "x"}, "unknown key 'name'"),
+    ({"spec": {"edits": []}, "prompt_len": 0}, "prompt_len"),
 ]
 
 
@@ -118,6 +125,13 @@ def test_nonsense_is_refused_and_the_engine_lives(compiled, world, ask, spec, wo
     (answer,) = compiled.generate([ask(world.prompts[0], world.specs["add"], max_tokens=3)])
     output = answer["outputs"][0]
     assert world.reference.misfit(world.prompts[0], output, world.specs["add"]) < CLOSE
+
+
+@pytest.mark.parametrize(("raw", "words"), RAW, ids=[words for _, words in RAW])
+def test_a_malformed_entry_is_refused(compiled, world, raw, words):
+    request = {"prompt": world.prompts[0], "params": {"max_tokens": 2}, "raw": raw}
+    assert words in compiled.call("refusal", request)
+    assert compiled.generate([{**request, "raw": None}])
 
 
 def test_nothing_to_edit_is_unsteered(compiled, world, ask):

@@ -47,7 +47,7 @@ def decoder_layers(model: nn.Module, n_layers: int) -> nn.ModuleList:
     for module in model.modules():
         if not isinstance(module, nn.ModuleList) or len(module) != n_layers:
             continue
-        kinds = {type(layer).__name__ for layer in module if not _missing(layer)}
+        kinds = {_kind(layer) for layer in module if not _missing(layer)}
         seen |= kinds
         if kinds and kinds <= set(FAMILIES):
             return module
@@ -56,6 +56,12 @@ def decoder_layers(model: nn.Module, n_layers: int) -> nn.ModuleList:
         f"{type(model).__name__} cannot be steered in vLLM: {found}, known are"
         f" {', '.join(FAMILIES)}; use backend=hf"
     )
+
+
+def _kind(layer: nn.Module) -> str:
+    # vLLM's fallback runs the layers of transformers itself: the same names, another shape.
+    name = type(layer).__name__
+    return f"transformers' {name}" if type(layer).__module__.startswith("transformers.") else name
 
 
 def _missing(layer: nn.Module) -> bool:
