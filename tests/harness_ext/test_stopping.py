@@ -3,7 +3,7 @@ import torch
 
 from harness_ext.generation import split_reasoning
 from harness_ext.responses import build_response, decode
-from harness_ext.stopping import Delimiters, RowStopper, cut_at_stops
+from harness_ext.stopping import Delimiters, RowStopper, TextStopper, cut_at_stops
 from tests.tiny_models import make_tokenizer
 
 THINK = Delimiters()
@@ -172,3 +172,16 @@ def test_a_closing_delimiter_of_several_tokens():
     )
     assert (kept.reasoning, kept.final) == ("why", " 42")
     assert kept.n_reasoning_tokens == len(tokenizer.encode("why]]", add_special_tokens=False))
+
+
+def test_a_response_that_begins_anew_is_looked_at_anew(tokenizer):
+    delimiters = Delimiters("<think>", "</think>")
+    stopper = TextStopper(tokenizer, ["mat"], delimiters, opened=True)
+    ids = tokenizer("a mat</think> the mat", add_special_tokens=False).input_ids
+    assert stopper.feed(ids)
+    end = stopper.end
+    assert not stopper.feed([])
+    # Inside the reasoning again: the first 'mat' does not end it.
+    assert not stopper.feed(ids[:4])
+    assert stopper.feed(ids)
+    assert stopper.end == end
