@@ -22,6 +22,7 @@ from harness_ext.server_http import Lost, ServerHTTP, events
 from interventions.backends.hf import CALIBRATION_TEXT
 from interventions.backends.vllm.config import KEY
 from interventions.errors import ModelMismatchError, SpecError
+from interventions.fingerprint import digest
 from interventions.hook_points import HookPoint, parse_hook_point
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ _NEUTRAL: Mapping[str, Any] = {
 _FACTS = (
     "vllm",
     "dtype",
+    "variant",
     "tensor_parallel_size",
     "pipeline_parallel_size",
     "data_parallel_size",
@@ -60,7 +62,6 @@ class ServerEngine:
     """
 
     tokenizer: Any
-    variant = ""
 
     def __init__(
         self, base_url: str, *, api_key_env: str | None, timeout: float, tries: int
@@ -88,6 +89,8 @@ class ServerEngine:
             self._model: str = self.info["model"]
             (self.root,) = (m.get("root") or m["id"] for m in models if m["id"] == self._model)
             self.identity: str = self.info["identity"]
+            variant = self.info["variant"]
+            self.variant = f"-{digest(variant)}" if variant else ""
             self.max_length: int = self.info["max_model_len"]
             self.points: tuple[HookPoint, ...] = tuple(
                 parse_hook_point(text) for text in self.info["hook_points"]

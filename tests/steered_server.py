@@ -130,7 +130,7 @@ class Server:
 
     async def about(self, request: web.Request, body: Any) -> web.StreamResponse:
         told = {
-            "model": "tiny", "identity": self.identity, "dtype": "float32",
+            "model": "tiny", "identity": self.identity, "dtype": "float32", "variant": {},
             "d_model": tiny_models.D_MODEL, "n_layers": tiny_models.N_LAYERS,
             "hook_points": [POINT], "max_edits": 8, "saes": "any", "max_model_len": 160,
             "max_num_seqs": 4, "data_parallel_size": 1, "tensor_parallel_size": 1,

@@ -240,6 +240,14 @@ def test_the_wait_that_a_server_asks_for_is_kept(server, load, monkeypatch, capl
     assert "HTTP 429 slow; again in 0.8 s" in caplog.text
 
 
+def test_what_changes_outputs_beside_the_weights_keeps_journals_apart(server, load, tmp_path):
+    generate(load(journal=tmp_path / "j"))
+    server.info = {"variant": {"quantization": "fp8"}}
+    lm = load(journal=tmp_path / "j")
+    generate(lm)
+    assert lm.get_model_info()["sae_steered"]["journal"]["made"] == 3
+
+
 # -- what does not -------------------------------------------------------------------------------
 
 

@@ -9,11 +9,11 @@ from harness_ext.engine_vllm import _variant
 
 def variant(quantization=None, cache_dtype="auto", overrides=None, lora=None):
     config = SimpleNamespace(
-        model_config=SimpleNamespace(quantization=quantization),
+        model_config=SimpleNamespace(quantization=quantization, hf_overrides=overrides),
         cache_config=SimpleNamespace(cache_dtype=cache_dtype),
     )
     lora = None if lora is None else SimpleNamespace(lora_path=str(lora))
-    return _variant(config, overrides, lora)
+    return _variant(config, lora)
 
 
 @pytest.fixture

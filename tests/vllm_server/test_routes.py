@@ -42,6 +42,7 @@ def test_info_tells_what_a_client_has_to_know(server, model):
         "model": MODEL,
         "identity": weights_digest(model[0]),
         "dtype": "float32",
+        "variant": {},
         "d_model": 576,
         "n_layers": 30,
         "hook_points": sorted(POINTS, key=parse_hook_point),

@@ -42,6 +42,22 @@ def checkpoint_digest(path: str | Path, dtype: torch.dtype) -> str:
     return weights_digest(holder)
 
 
+def variant(vllm_config: Any) -> dict[str, str]:
+    """Return what changes the outputs of an engine beside its weights; {} where nothing does.
+
+    Args:
+        vllm_config: the engine's `VllmConfig`.
+    """
+    model = vllm_config.model_config
+    cache_dtype = str(vllm_config.cache_config.cache_dtype)
+    found = {
+        "quantization": model.quantization,
+        "kv_cache_dtype": None if cache_dtype == "auto" else cache_dtype,
+        "hf_overrides": getattr(model, "hf_overrides", None) or None,
+    }
+    return {key: str(value) for key, value in found.items() if value is not None}
+
+
 class _Holder(nn.Module):
     """What `weights_digest` reads of a model: its config and its named parameters."""
 

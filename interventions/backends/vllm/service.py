@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from interventions.backends.vllm import adapter
 from interventions.backends.vllm.calibrate import measure_median_norms
 from interventions.backends.vllm.config import GRAPH, KEY
+from interventions.backends.vllm.identity import variant
 from interventions.backends.vllm.plugin import admission_of
 from interventions.errors import SpecError
 from interventions.hook_points import parse_hook_point
@@ -77,6 +78,7 @@ class Service:
             "model": _served_name(model),
             "identity": await asyncio.to_thread(lambda: admission.identity),
             "dtype": str(model.dtype).removeprefix("torch."),
+            "variant": variant(vllm_config),
             "d_model": admission.facts.d_model,
             "n_layers": admission.facts.n_layers,
             "hook_points": [str(point) for point in admission.points],
