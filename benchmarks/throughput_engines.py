@@ -128,7 +128,8 @@ class Ours(Vllm):
         if receipt["failures"]:
             raise RuntimeError(receipt["failures"][0])
         requests = [request for tag in tags for request in receipt["requests"][tag]]
-        return sum(count[0][0] for request in requests for count in request["counts"].values())
+        edits = [edit for r in requests for edits in r["counts"].values() for edit in edits]
+        return sum(selected for selected, _, _ in edits)
 
 
 class FullSAE(Vllm):
@@ -254,6 +255,7 @@ class Transformers:
 
 KINDS = {
     "plain": Vllm,
+    "plain-2": Vllm,
     "ours": Ours,
     "full-sae": FullSAE,
     "vllm-lens": Lens,

@@ -41,18 +41,19 @@ def table(name: str, group: dict[str, Any]) -> str:
         f"### {name}: {group['requests']} requests, {group['prompt_tokens_each']:.0f} tokens of"
         f" prompt, {group['tokens_each']} generated",
         "",
-        "| arm | ratio to plain, median | least | most | by CPU time | tokens/s |"
-        " with prompt | outputs changed |",
+        "| arm | ratio to plain, median | least | most | by CPU time | generated/s |"
+        " tokens/s with prompt | outputs changed |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in group["rows"]:
         middle, least, most = row["ratio_seconds"]
-        note = " (does not steer here)" if row["specs"] and not row["changed_outputs"] else ""
         lines.append(
-            f"| {row['name']}{note} | {middle:.3f} | {least:.3f} | {most:.3f} |"
+            f"| {row['name']} | {middle:.3f} | {least:.3f} | {most:.3f} |"
             f" {row['ratio_cpu_seconds'][0]:.3f} | {row['tokens_per_s']:.0f} |"
             f" {row['tokens_per_s_with_prompt']:.0f} | {row['changed_outputs']} |"
         )
+    for arm in group["steers_nothing_here"]:
+        lines += ["", f"{arm}: not measured, its outputs are those without it: it steers nothing."]
     if name == "specs":
         lines += ["", *goals(group["rows"])]
     return "\n".join(lines) + "\n"

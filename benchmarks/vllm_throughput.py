@@ -3,20 +3,23 @@ r"""Generated tokens a second of steered vLLM, as ratios to plain vLLM and to it
     python benchmarks/vllm_throughput.py --out benchmarks/results
 
 Every engine is a process of its own; a process that waits is idle (how much it burnt is in the
-results). In each round all arms of a group run once, plain vLLM twice, in another order each
-round; a ratio is taken within its round. Every arm makes the same number of tokens from the same
+results). In each round all arms of a group run once, in another order each round, among them two
+processes of plain vLLM: how far they are apart is what the machine can tell apart. A ratio is taken
+within its round, to the mean of the two. Every arm makes the same number of tokens from the same
 prompts, greedy, ends of text ignored, prefix caching off. The time of a steered arm includes its
 receipt. Beside wall time, the ratio of CPU time: it is the steadier one on a busy machine.
 
-Groups: `specs` (idle, 1 to 256 interventions in one batch), `prefill` (long prompts, few tokens),
-`full-sae` (eager vLLM with a hook that encodes and decodes the whole SAE), `vllm-lens`, `hotwire`
-(both from `--peer-path`) and `hf` (transformers' generate). vLLM itself is needed; the peers:
+Arms: `specs` (idle, 1 to 256 interventions in one batch), `prefill` (long prompts, few tokens), and
+the peers, side by side: `full-sae` (eager vLLM with a hook that encodes and decodes the whole SAE),
+`vllm-lens`, `hotwire` (both from `--peer-path`) and `hf` (transformers' generate). vLLM itself is
+needed; the peers:
 
     pip install --target PEERS --no-deps --ignore-requires-python \
         vllm-lens==1.3.0 hotwire-vllm==0.1.2 zstandard
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -25,76 +28,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
+from throughput_arms import GROUPS, PEERS, PLAIN, Arm, Group, ours
 from throughput_report import machine, row, table, write
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = {"ours": "sae_steered", "vllm-lens": "activations", "hotwire": "hotwire"}
 SENTENCE = "Tell me about the number {}, and about the river that runs through the old town."
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to run a batch: by which engine, with how many interventions of how many edits."""
-
-    name: str
-    engine: str
-    specs: int = 0
-    edits: int = 1
-
-
-@dataclass(frozen=True)
-class Group:
-    """Arms that run the same prompts; `requests`, `tokens` are those of the options at the most."""
-
-    arms: tuple[Arm, ...]
-    requests: int = 32
-    tokens: int = 64
-    sentences: int = 1
-    plain_twice: bool = True
-
-
-def _ours(specs: int, edits: int = 1) -> Arm:
-    what = f"{specs} intervention{'s' * (specs > 1)}" + (f" of {edits} edits" if edits > 1 else "")
-    return Arm(what, "ours", specs, edits)
-
-
-GROUPS = {
-    "specs": Group(
-        (Arm("idle plugin", "ours"), *(_ours(n) for n in (1, 8, 32, 64, 128, 256)), _ours(256, 8)),
-        requests=256,
-    ),
-    "prefill": Group(
-        (Arm("idle plugin", "ours"), _ours(1), _ours(32), _ours(32, 8)), tokens=4, sentences=24
-    ),
-    "full-sae": Group(
-        (
-            _ours(1),
-            Arm("eager, hook off", "full-sae"),
-            Arm("eager, hook encodes and decodes the SAE, 1 feature for all", "full-sae", 1),
-        )
-    ),
-    "vllm-lens": Group(
-        (
-            _ours(32),
-            Arm("vllm-lens, no vector", "vllm-lens"),
-            Arm("vllm-lens, 1 vector for all", "vllm-lens", 1),
-            Arm("vllm-lens, 32 vectors", "vllm-lens", 32),
-        )
-    ),
-    "hotwire": Group((_ours(1), Arm("hotwire-vllm, 1 vector for all", "hotwire", 1))),
-    "hf": Group(
-        (
-            Arm("lm-eval's hf", "hf"),
-            Arm("backend=hf, 1 intervention", "hf", 1),
-        ),
-        plain_twice=False,
-    ),
-}
 
 
 class Missing(Exception):
@@ -175,22 +119,33 @@ class Engine:
         self.process.wait(60)
 
 
-def measure(name: str, engines: dict[str, Engine], args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    name: str, group: Group, engines: dict[str, Engine], args: argparse.Namespace
+) -> dict[str, Any]:
     """Return the figures of one group."""
-    group = GROUPS[name]
-    n, tokens = min(group.requests, args.requests), min(group.tokens, args.tokens)
+    n = min(group.requests, args.requests)
+    tokens = args.tokens if args.tokens and name != "prefill" else group.tokens
     prompts = [
         " ".join(SENTENCE.format(1000 * j + 100 + i) for j in range(group.sentences))
         for i in range(n)
     ]
-    plain = Arm("plain vLLM", "plain")
-    plains = [plain, Arm("plain vLLM, again", "plain")][: 1 + group.plain_twice]
-    arms = [*plains, *(arm for arm in group.arms if arm.specs <= n)]
+    arms = [*PLAIN, *(arm for arm in group.arms if arm.specs <= n)]
     # A warm-up of each arm, and what each engine makes of the prompts when it steers nothing.
     outputs = {arm: engines[arm.engine].run(prompts, tokens, arm)["digests"] for arm in arms}
     unsteered = {arm.engine: outputs[arm] for arm in arms if not arm.specs}
     for kind in {arm.engine for arm in arms} - set(unsteered):
         unsteered[kind] = engines[kind].run(prompts, tokens, Arm("", kind))["digests"]
+    changed = {
+        arm: sum(
+            a != b
+            for a, b in zip(
+                outputs[arm], unsteered[arm.engine if arm.specs else "plain"], strict=True
+            )
+        )
+        for arm in arms
+    }
+    idle = [a for a in arms if a.specs and not changed[a] and a.engine in PEERS]
+    arms = [arm for arm in arms if arm not in idle]
     runs: dict[Arm, list[dict[str, Any]]] = {arm: [] for arm in arms}
     burnt = waited = 0.0
     for turn in range(args.rounds):
@@ -205,18 +160,17 @@ def measure(name: str, engines: dict[str, Engine], args: argparse.Namespace) -> 
             print(f"{name} {turn + 1}/{args.rounds} {arm.name}: {run['seconds']:.2f} s", flush=True)
     rows = []
     for arm in arms:
-        base = unsteered[arm.engine] if arm.specs else outputs[plain]
-        changed = sum(a != b for a, b in zip(outputs[arm], base, strict=True))
-        against = [plain] if arm in plains else plains
-        per_round = [list(of) for of in zip(*(runs[p] for p in against), strict=True)]
-        rows.append(row({**asdict(arm), "changed_outputs": changed}, runs[arm], per_round))
+        base = PLAIN[:1] if arm in PLAIN else PLAIN
+        per_round = [list(of) for of in zip(*(runs[plain] for plain in base), strict=True)]
+        rows.append(row({**asdict(arm), "changed_outputs": changed[arm]}, runs[arm], per_round))
     return {
         "requests": n,
-        "prompt_tokens_each": runs[plain][0]["prompt_tokens"] / n,
+        "prompt_tokens_each": runs[PLAIN[0]][0]["prompt_tokens"] / n,
         "tokens_each": tokens,
         "rounds": args.rounds,
         "cpu_share_of_waiting_engines": round(burnt / max(waited, 1e-9), 4),
         "rows": rows,
+        "steers_nothing_here": [arm.name for arm in idle],
     }
 
 
@@ -235,10 +189,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arms", default=",".join(GROUPS), help="groups, comma-separated")
+    parser.add_argument("--arms", default=",".join((*GROUPS, *PEERS)), help="comma-separated")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=256, help="in one batch, at the most")
-    parser.add_argument("--tokens", type=int, default=64, help="of each request, at the most")
+    parser.add_argument("--tokens", type=int, help="of each request; not in `prefill`")
     parser.add_argument("--threads", type=int, default=1, help="of OpenMP, of each engine")
     parser.add_argument("--model", default="default")
     parser.add_argument("--dtype", default="bfloat16")
@@ -247,9 +201,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for vllm_throughput-DATE.json and .md")
     args = parser.parse_args()
     names = args.arms.split(",")
-    unknown = sorted(set(names) - set(GROUPS))
+    unknown = sorted(set(names) - set(GROUPS) - set(PEERS))
     if unknown:
-        parser.error(f"unknown group '{unknown[0]}'; known: {', '.join(GROUPS)}")
+        parser.error(f"unknown arms '{unknown[0]}'; known: {', '.join((*GROUPS, *PEERS))}")
     answer: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python", "benchmarks/vllm_throughput.py", *_shown(sys.argv[1:])]),
@@ -263,14 +217,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         engines: dict[str, Engine] = {}
         try:
-            for name in names:
-                try:
-                    _start(engines, name, args, Path(folder))
-                    answer["groups"][name] = measure(name, engines, args)
-                    print(f"\n{table(name, answer['groups'][name])}", flush=True)
-                except Missing as error:
-                    answer["skipped"][name] = str(error)
-                    print(f"\n### {name}: skipped: {error}\n", flush=True)
+            start(engines, [arm.engine for arm in PLAIN] + ["ours"], args, Path(folder))
+            groups = {name: GROUPS[name] for name in names if name in GROUPS}
+            if len(groups) < len(names):
+                groups["peers"] = Group((ours(1), ours(32)))
+            for name, group in groups.items():
+                if name == "peers":
+                    for peer in (peer for peer in PEERS if peer in names):
+                        try:
+                            start(engines, [peer], args, Path(folder))
+                            group = dataclasses.replace(group, arms=group.arms + PEERS[peer])
+                        except Missing as error:
+                            answer["skipped"][peer] = str(error)
+                            print(f"{peer}: skipped: {error}", flush=True)
+                answer["groups"][name] = measure(name, group, engines, args)
+                print(f"\n{table(name, answer['groups'][name])}", flush=True)
                 answer["minutes"] = round((time.perf_counter() - begun) / 60, 1)
                 if args.out is not None:
                     write(answer, args.out)
@@ -279,23 +240,25 @@ def main() -> None:
                 engine.close()
 
 
-def _start(engines: dict[str, Engine], name: str, args: argparse.Namespace, folder: Path) -> None:
-    """Have the engines of a group run, and of those of others only plain vLLM and ours."""
-    needed = {"plain", *(arm.engine for arm in GROUPS[name].arms)}
-    for kind in set(engines) - needed - {"ours"}:
-        engines.pop(kind).close()
-    if needed & {"vllm-lens", "hotwire"} and args.peer_path is None:
+def start(
+    engines: dict[str, Engine], kinds: list[str], args: argparse.Namespace, folder: Path
+) -> None:
+    """Start engines beside each other, and wait until they are ready.
+
+    Raises:
+        Missing: a peer does not run here.
+    """
+    if {"vllm-lens", "hotwire"} & set(kinds) and args.peer_path is None:
         raise Missing("give --peer-path")
-    new = [kind for kind in sorted(needed) if kind not in engines]
-    engines.update({kind: Engine(kind, args, folder) for kind in new})
-    for kind in new:
+    engines.update({kind: Engine(kind, args, folder) for kind in kinds})
+    for kind in kinds:
         try:
             print(f"{kind}: started in {engines[kind].ready()['start_seconds']:.0f} s", flush=True)
         except RuntimeError as error:
-            engines.pop(kind).close()
-            if kind in ("plain", "ours"):
-                raise
-            raise Missing(str(error)) from None
+            if kind in PEERS:
+                engines.pop(kind).close()
+                raise Missing(str(error)) from None
+            raise
 
 
 def _shown(arguments: list[str]) -> list[str]:
