@@ -38,7 +38,7 @@ from throughput_report import machine, row, table, write
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = {"ours": "sae_steered", "vllm-lens": "activations", "hotwire": "hotwire"}
-SENTENCE = "Tell me about the number {}, and about the river that runs through the old town."
+SENTENCE = "Tell me about the number {}."
 
 
 class Missing(Exception):
