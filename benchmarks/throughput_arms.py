@@ -37,7 +37,7 @@ GROUPS = {
         tokens=16,
     ),
     "prefill": Group(
-        (Arm("idle plugin", "ours"), ours(8), ours(8, 8)), requests=8, tokens=4, sentences=60
+        (Arm("idle plugin", "ours"), ours(8), ours(8, 8)), requests=8, tokens=4, sentences=45
     ),
 }
 WHOLE_SAE = "eager, hook encodes and decodes the whole SAE"
