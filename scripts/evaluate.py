@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def _others_to_stderr() -> Iterator[None]:
+    """Keep stdout for the comparison: vLLM, and the processes that it starts, log there."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0 after printing the comparison."""
     args = _parser().parse_args(argv)
@@ -101,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if pretrained is None and (args.backend != "server" or not specs):
         pretrained = "default"
     if not specs:
-        specs = named_specs(pretrained)
+        specs = named_specs(pretrained or "default")
         limit = limit or (DEFAULT_LIMIT if args.tasks == "steer_arith_hint" else None)
     output = args.output or Path("results") / time.strftime("evaluate-%Y%m%d-%H%M%S")
     model_args: dict[str, Any] = {
@@ -112,16 +128,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         **simple_parse_args_string(args.model_args),
     }
     started = time.monotonic()
-    comparison = compare(
-        model_args,
-        specs,
-        args.tasks.split(","),
-        output=output,
-        limit=limit,
-        gen_kwargs=simple_parse_args_string(args.gen_kwargs) or None,
-        metadata=json.loads(args.metadata),
-        chat_template=not args.no_chat_template,
-    )
+    with _others_to_stderr():
+        comparison = compare(
+            model_args,
+            specs,
+            args.tasks.split(","),
+            output=output,
+            limit=limit,
+            gen_kwargs=simple_parse_args_string(args.gen_kwargs) or None,
+            metadata=json.loads(args.metadata),
+            chat_template=not args.no_chat_template,
+        )
     if args.json:
         print(json.dumps(comparison.as_dict(), indent=1))
         return 0

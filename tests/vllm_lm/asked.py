@@ -36,8 +36,7 @@ def questions(lm: Any, n: int) -> list[tuple[str, dict[str, Any]]]:
     """Return prompts of `steer_arith` in the model's chat template, with their documents."""
     from lm_eval.tasks import TaskManager
 
-    loaded = TaskManager().load_task_or_group("steer_arith")
-    ((_, task),) = loaded.items()
+    task: Any = TaskManager().load("steer_arith")["tasks"]["steer_arith"]
     docs = list(task.test_docs())[:n]
     return [
         (lm.apply_chat_template([{"role": "user", "content": task.doc_to_text(doc)}]), doc)
