@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from harness_ext.engine import EngineReply, EngineRequest
 from harness_ext.hf_config import versions
 from harness_ext.loop_thread import LoopThread
@@ -18,7 +20,7 @@ from interventions.backends.vllm.calibrate import measure_median_norms
 from interventions.backends.vllm.config import KEY, SteeringConfig
 from interventions.backends.vllm.identity import variant
 from interventions.backends.vllm.plugin import admission_of
-from interventions.errors import ReceiptError, SpecError
+from interventions.errors import ReceiptError, SpecError, SteeringError
 from interventions.fingerprint import digest
 from interventions.hook_points import HookPoint
 
@@ -61,7 +63,13 @@ class VLLMEngine:
         self.label, self._lora = label, lora
         self._ids = itertools.count()
         self._loop = LoopThread("vllm")
-        self._llm: Any = self._loop.run(_start(engine_args))
+        try:
+            self._llm: Any = self._loop.run(_start(engine_args))
+        except ValueError as error:
+            self._loop.close()
+            if isinstance(error, SteeringError):
+                raise
+            raise SpecError(f"vLLM does not start so: {_one_line(error)}") from error
         atexit.register(self.close)
         vllm_config = self._llm.vllm_config
         model_config = vllm_config.model_config
@@ -179,6 +187,13 @@ async def _start(engine_args: Any) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     return AsyncLLM.from_engine_args(engine_args)
+
+
+def _one_line(error: ValueError) -> str:
+    """Return what is wrong; pydantic's own text quotes the whole config."""
+    found = error.errors() if isinstance(error, ValidationError) else ()
+    problems = [str(one["msg"]).removeprefix("Value error, ") for one in found]
+    return " ".join("; ".join(problems or [str(error)]).split())
 
 
 def _check_installed(config: SteeringConfig | None) -> None:

@@ -19,10 +19,11 @@ def model_args(**arguments: Any) -> str:
     return ",".join(f"{key}={value}" for key, value in both.items())
 
 
-def start(out: Path, arguments: str, *options: str) -> "subprocess.Popen[bytes]":
+def start(out: Path, arguments: str, *options: str, chat: bool = True) -> "subprocess.Popen[bytes]":
     """Start lm-eval on `steer_arith`; its errors are in `out.err`."""
     command = [*LM_EVAL, "--model", "sae_steered", "--tasks", "steer_arith", "--log_samples"]
-    command += ["--model_args", arguments, "--apply_chat_template", "--output_path", str(out)]
+    command += ["--model_args", arguments, "--output_path", str(out)]
+    command += ["--apply_chat_template"] if chat else []
     env = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     with out.with_suffix(".err").open("wb") as errors:
         return subprocess.Popen(

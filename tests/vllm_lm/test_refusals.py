@@ -15,6 +15,7 @@ from tests.vllm_lm.programs import LM_EVAL
     [
         ("nonsense=1", {}, "vLLM takes no such argument: .*nonsense"),
         ("sae_feature_idx=3036,sae_strength=1.0", {"VLLM_PLUGINS": ""}, "did not load the plugin"),
+        ("tensor_parallel_size=2", {}, r"heads \(9\) must be divisible by tensor parallel size"),
         ("sae_feature_idx=99999,sae_strength=1.0", {}, "99999"),
         ("hook_points=blocks.77.hook_resid_post", {}, "77"),
     ],
