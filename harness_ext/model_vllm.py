@@ -12,6 +12,7 @@ from harness_ext.hf_config import load_config, model_facts
 from harness_ext.journal_work import JournalUse
 from harness_ext.model_engine import SteeredEngine
 from harness_ext.stopping import Delimiters
+from interventions.backends.vllm.adapter import vllm_version
 from interventions.backends.vllm.compiled import place
 from interventions.backends.vllm.config import SteeringConfig, parse_config
 from interventions.default_model import resolve_pretrained
@@ -105,6 +106,7 @@ class SteeredVLLM(SteeredEngine):
         lora = None
         if lora_local_path is not None:
             arguments["enable_lora"] = True
+            vllm_version()  # says what to install where there is none
             from vllm.lora.request import LoRARequest
 
             lora = LoRARequest("finetuned", 1, lora_local_path)

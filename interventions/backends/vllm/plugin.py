@@ -12,7 +12,7 @@ from typing import Any
 
 from interventions.backends.vllm.compiled import check_compiled
 from interventions.backends.vllm.config import KEY, declared, parse_config
-from interventions.errors import ReceiptError, SpecError, SteeringError
+from interventions.errors import HookPointError, ReceiptError, SpecError, SteeringError
 
 logger = logging.getLogger(__name__)
 
@@ -20,18 +20,32 @@ logger = logging.getLogger(__name__)
 def register() -> None:
     """Wrap vLLM's functions in this process; calling it again changes nothing.
 
-    Raises:
-        HookPointError: a place that steering needs is missing in this version of vLLM.
+    Where this version of vLLM lacks a place that steering needs, vLLM goes on as it is, and an
+    engine that declares an intervention is refused.
     """
+    try:
+        _wrap_all()
+    except (HookPointError, ImportError) as error:
+        logger.warning("sae-steered cannot steer this version of vLLM: %s", error)
+        _missing.append(str(error))
+
+
+_missing: list[str] = []
+"""What this process's vLLM lacks; read where an engine declares an intervention."""
+
+
+def _wrap_all() -> None:
     from vllm.engine.arg_utils import EngineArgs
+
+    from interventions.backends.vllm import adapter, kv_keys
+
+    # First, for it is what refuses where one of the others is missing.
+    adapter.wrap(EngineArgs, "create_engine_config", _create_engine_config)
     from vllm.v1.core import kv_cache_utils
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
-    from interventions.backends.vllm import adapter, kv_keys
-
-    adapter.wrap(EngineArgs, "create_engine_config", _create_engine_config)
     adapter.wrap(InputProcessor, "process_inputs", _process_inputs)
     adapter.wrap(EngineCore, "preprocess_add_request", _preprocess_add_request)
     adapter.wrap(kv_cache_utils, "generate_block_hash_extra_keys", kv_keys.extend)
@@ -54,6 +68,8 @@ def _create_engine_config(original: Any) -> Any:
         config = declared(vllm_config)
         if config is None:
             return vllm_config
+        if _missing:
+            raise SpecError(f"this engine cannot be steered: {_missing[0]}")
         usage = args[0] if args else kwargs.get("usage_context")
         if config.saes is None and adapter.serves_others(usage):
             config = config.model_copy(update={"saes": ()})
