@@ -114,7 +114,7 @@ RAW = [
     ("x" * (1 << 20 | 1), "1048577 characters"),
     (["add"], "not list"),
     ({"spec": {"edits": []}, "name": "x"}, "unknown key 'name'"),
-    ({"spec": {"edits": []}, "prompt_len": 0}, "prompt_len"),
+    ({"spec": BAD[0][0] | {"edits": [{"value": 1}]}, "prompt_len": 0}, "`prompt_len` 0"),
 ]
 
 
