@@ -41,6 +41,8 @@ class Account:
         row: in the counters; 0 while it has none.
         spans: positions `[start, end)` that ran, in order; they overlap after a preemption.
         counts: by hook point, `(max_edits, 3)`, what has been read so far.
+        resuming: whether it comes back after a preemption.
+        resumed: positions at which it came back, behind what is cached by then.
     """
 
     compiled: Compiled
@@ -49,11 +51,16 @@ class Account:
     tag: str | None
     row: int = _NOWHERE
     ended: bool = False
+    resuming: bool = False
     spans: list[list[int]] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
     counts: dict[int, Tensor] = field(default_factory=dict)
 
     def ran(self, start: int, length: int) -> None:
         """Note rows `[start, start + length)`."""
+        if self.resuming:
+            self.resumed.append(start)
+            self.resuming = False
         if self.spans and self.spans[-1][1] == start:
             self.spans[-1][1] = start + length
         else:
@@ -66,6 +73,7 @@ class Account:
             "prompt_len": self.prompt_len,
             "begins_with_bos": self.begins_with_bos,
             "spans": [list(span) for span in self.spans],
+            **({"resumed": list(self.resumed)} if self.resumed else {}),
             "counts": {
                 hook.index: self.counts[hook.index][: len(hook.scalars)].tolist()
                 for hook in self.compiled.hooks

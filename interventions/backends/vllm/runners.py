@@ -43,7 +43,8 @@ def _wrap(runner: Any, name: str, replacement: Any) -> None:
 
 
 def _execute_v1(runner: Any, steering: WorkerSteering, original: Any, step: Any, *args: Any, **kw):
-    steering.update(step.finished_req_ids, step.scheduled_new_reqs)
+    resumed = step.scheduled_cached_reqs.resumed_req_ids
+    steering.update(step.finished_req_ids, step.scheduled_new_reqs, resumed)
     output = original(step, *args, **kw)
     steering.read_norms()
     return output

@@ -1,7 +1,7 @@
 """Steering on one worker: fills the operator's tables for every step, and accounts for it."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -118,18 +118,24 @@ class WorkerSteering:
 
     # -- requests -----------------------------------------------------------------------------
 
-    def update(self, finished: Sequence[str], new: Sequence[Any]) -> None:
-        """Take note of requests that ended and of those that came.
+    def update(
+        self, finished: Iterable[str], new: Iterable[Any], resumed: Iterable[str] = ()
+    ) -> None:
+        """Take note of requests that ended, of those that came, and of those that came back.
 
         Args:
             finished: ids; an id may be in `new` as well, for another request.
-            new: vLLM's `NewRequestData`.
+            new: vLLM's `NewRequestData`; of runner V2 also those that were preempted.
+            resumed: ids of those that were preempted, of runner V1.
 
         Raises:
             SpecError: a request's intervention was not compiled by the frontend's plugin.
         """
         for request_id in finished:
             self._finish(request_id)
+        for request_id in resumed:
+            if request_id in self._live:
+                self._live[request_id].account.resuming = True
         for request in new:
             params = request.sampling_params
             extra = (params.extra_args or {}).get(KEY) if params is not None else None
@@ -142,6 +148,7 @@ class WorkerSteering:
                     f" the plugin sae_steered must be active in the frontend (see VLLM_PLUGINS)"
                 )
             if request.req_id in self._live:  # resumed after a preemption
+                self._live[request.req_id].account.resuming = True
                 continue
             compiled = self._unpack(extra["compiled"])
             prompt = request.prompt_token_ids or ()

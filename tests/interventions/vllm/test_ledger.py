@@ -125,6 +125,14 @@ def test_a_position_that_never_ran_is_found(plan):
         check(plan, [facts(plan, prompt + generated, 4, [(3, 7)])], prompt, generated, cached=2)
 
 
+def test_a_preempted_request_may_go_on_behind_what_another_one_cached(plan):
+    prompt, generated = [BOS, 2, 3, 2], [2, 3, 2, 2]
+    rank = facts(plan, prompt + generated, 4, [(0, 3), (4, 7)])
+    check(plan, [{**rank, "resumed": [4]}], prompt, generated)
+    with pytest.raises(ReceiptError, match="leaves out position 3 of 7"):
+        check(plan, [{**rank, "resumed": [0]}], prompt, generated)
+
+
 def test_rows_after_the_last_known_token_may_be_anything_in_reasoning_only(plan):
     # A stop string was found in the frontend; the engine ran two rows on.
     prompt, generated, more = [BOS, THINK], [2, 2], [DONE, 2]
