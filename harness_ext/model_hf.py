@@ -18,6 +18,7 @@ from harness_ext.generate_hf import Generator, tokenizer_digest
 from harness_ext.hf_config import eos_ids, has_rotary_positions, load_config, model_facts, versions
 from harness_ext.journal import Entry
 from harness_ext.journal_work import JournalUse
+from harness_ext.lm_eval_cache import separate
 from harness_ext.requests import Decoding, Job, make_jobs, parse_decoding, refuse_cached_repeats
 from harness_ext.score_hf import Scorer
 from harness_ext.scored_rows import ScoredRows, refuse_unknown_context
@@ -25,7 +26,7 @@ from harness_ext.stopping import Delimiters
 from interventions.backends.hf import HFSteering, measure_median_norms, token_facts
 from interventions.default_model import resolve_pretrained
 from interventions.errors import ModelMismatchError
-from interventions.fingerprint import digest, weights_digest
+from interventions.fingerprint import weights_digest
 from interventions.plan import Plan, make_plan
 from interventions.spec import InterventionSpec
 from interventions.spec_io import load_spec, spec_from_args
@@ -358,9 +359,6 @@ class SteeredHF(_HFLM):
         self._separate_cache()
 
     def _separate_cache(self) -> None:
-        database = getattr(self, "_cache_hook_db", None)
-        if database is None:
-            return
         # Whatever changes a response and is not in the request itself.
         settings = [
             self._identity,
@@ -369,12 +367,7 @@ class SteeredHF(_HFLM):
             [self._delimiters.start, self._delimiters.end],
             [self.max_length, self.max_gen_toks, self.add_bos_token],
         ]
-        table = f"sae_steered_{digest(settings)}"
-        database.conn.execute(
-            f'CREATE TABLE IF NOT EXISTS "{table}" (key TEXT PRIMARY KEY, value BLOB)'
-        )
-        database.conn.commit()
-        database.tablename = table
+        separate(self._cache_hook_db, settings)
 
     def get_model_info(self) -> dict[str, Any]:
         """Return lm-eval's model info with the intervention, its fingerprint and its receipt."""

@@ -149,8 +149,8 @@ harness_ext.responses
 harness_ext.scored_rows
 harness_ext.generate_hf
 harness_ext.score_hf
-harness_ext.model_hf
 harness_ext.lm_eval_cache
+harness_ext.model_hf
 harness_ext.engine
 harness_ext.engine_decoding
 harness_ext.engine_loop
