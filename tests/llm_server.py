@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -70,6 +70,15 @@ def serve(behaviour: Behaviour) -> Iterator[Server]:
 
         def log_message(self, *_: Any) -> None:
             pass
+
+        def handle(self) -> None:
+            # A client that gives up closes its idle connections with a reset.
+            with suppress(ConnectionError):
+                super().handle()
+
+        def finish(self) -> None:
+            with suppress(ConnectionError):
+                super().finish()
 
         def do_POST(self) -> None:
             nonlocal running
