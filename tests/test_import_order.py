@@ -166,6 +166,9 @@ harness_ext.model
 harness_ext.evaluate
 harness_ext.evaluate_specs
 harness_ext.evaluate_table
+harness_ext.leaderboard
+harness_ext.leaderboard.results
+harness_ext.leaderboard.board
 harness_ext.cli
 harness_ext.__main__
 """.strip().splitlines()

@@ -1,0 +1,1 @@
+"""Leaderboards: many interventions on the same questions, ranked without crowning noise."""
