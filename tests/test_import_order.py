@@ -48,6 +48,8 @@ interventions.editor
 interventions.receipt
 interventions.backends
 interventions.backends.hf
+interventions.residuals
+interventions.subject
 interventions.backends.vllm
 interventions.backends.vllm.config
 interventions.backends.vllm.compiled
@@ -77,6 +79,10 @@ interventions.train.prompts
 interventions.train.generate
 interventions.train.generated_text
 interventions.train.docs_text
+interventions.text
+interventions.text.config
+interventions.text.records
+interventions.text.rows
 interventions.train.harvest
 interventions.train.trainer
 interventions.train.stats
@@ -169,6 +175,8 @@ harness_ext.evaluate_table
 harness_ext.leaderboard
 harness_ext.leaderboard.results
 harness_ext.leaderboard.board
+harness_ext.leaderboard.split
+harness_ext.feature_arguments
 harness_ext.cli
 harness_ext.__main__
 """.strip().splitlines()
