@@ -39,3 +39,11 @@ class ReceiptError(SteeringError, RuntimeError):
 
 class TrainingError(SteeringError, RuntimeError):
     """A training step cannot go on."""
+
+
+class TextError(SteeringError, ValueError):
+    """Text cannot be read, or is not what its configuration says."""
+
+
+class FeatureError(SteeringError, ValueError):
+    """Features cannot be scored, found or described from what was given."""

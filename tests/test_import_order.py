@@ -156,6 +156,7 @@ harness_ext.scored_rows
 harness_ext.generate_hf
 harness_ext.score_hf
 harness_ext.lm_eval_cache
+harness_ext.steered_lm
 harness_ext.model_hf
 harness_ext.engine
 harness_ext.engine_decoding
@@ -172,6 +173,10 @@ harness_ext.model
 harness_ext.evaluate
 harness_ext.evaluate_specs
 harness_ext.evaluate_table
+harness_ext.pages.render
+harness_ext.pages.charts
+harness_ext.pages.tables
+harness_ext.pages
 harness_ext.leaderboard
 harness_ext.leaderboard.results
 harness_ext.leaderboard.board

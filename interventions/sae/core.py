@@ -154,7 +154,7 @@ class SAE:
         Raises:
             SAEError: this architecture has no activation at a single token.
         """
-        self._require_gateable()
+        self.require_activations()
         return self.encode_normed(normalise(resid, self.norm).z)
 
     def encode_normed(self, z: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class SAE:
         Args:
             z: `(..., d_model)` fp32, as `norms.normalise` gives it.
         """
-        self._require_gateable()
+        self.require_activations()
         if self.apply_b_dec_to_input:
             z = z - self.b_dec
         if self.architecture == "matching_pursuit":
@@ -200,7 +200,7 @@ class SAE:
         Raises:
             SAEError: this architecture does not reconstruct the residual.
         """
-        self._require_gateable()
+        self.require_activations()
         recon = acts @ self.W_dec
         # Matching pursuit is tied: it adds b_dec back only where it was subtracted.
         if self.architecture != "matching_pursuit" or self.apply_b_dec_to_input:
@@ -302,7 +302,12 @@ class SAE:
         assert self.r_mag is not None
         return self.b_gate, self.b_mag, self.r_mag
 
-    def _require_gateable(self) -> None:
+    def require_activations(self) -> None:
+        """Return nothing if activations can be computed from the residual at one token.
+
+        Raises:
+            SAEError: they cannot; names the reason.
+        """
         if not self.gateable:
             raise SAEError(
                 f"activations of {self.source} cannot be computed: {self.why_not}; its features can"

@@ -1,17 +1,16 @@
 """Activations of the corpus at the hook point, in chunk files that a killed run resumes from."""
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from interventions.backends.hf import decoder_layers
 from interventions.errors import TrainingError
 from interventions.hook_points import HookPoint
+from interventions.residuals import read_residuals
 from interventions.train.config import HarvestConfig
 from interventions.train.files import StepFolder, read_tensors, write_tensors
 from interventions.train.generated_text import read_documents
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "calibrate", "held")
 _MIN_ROW = 8
-
-
-class _ReachedError(Exception):
-    """Carries the residual out of a forward pass; the layers above are never run."""
 
 
 def corpus_files(folders: Sequence[Path]) -> list[Path]:
@@ -53,72 +48,21 @@ def split_rows(files: Sequence[Path], config: HarvestConfig) -> dict[str, list[T
     return parts
 
 
-@contextmanager
-def _stop_at(model: "PreTrainedModel", hook_point: HookPoint) -> Iterator[None]:
-    layers = decoder_layers(model)
-    hook_point.check(len(layers), model.config.name_or_path or type(model).__name__)
-
-    def after(module: Any, args: Any, output: Any) -> None:
-        raise _ReachedError(output[0] if isinstance(output, tuple) else output)
-
-    def before(module: Any, args: Any) -> None:
-        raise _ReachedError(args[0])
-
-    layer = layers[hook_point.layer]
-    if hook_point.site == "resid_post":
-        handle = layer.register_forward_hook(after)
-    else:
-        handle = layer.register_forward_pre_hook(before)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@torch.inference_mode()
 def residuals(
     model: "PreTrainedModel", hook_point: HookPoint, rows: Sequence[Tensor], batch_tokens: int
 ) -> Tensor:
     """Return the residual stream at every token of `rows`, in their order, `(tokens, d_model)`.
 
-    Rows of similar length run together, padded on the right, in the model's own dtype.
+    In the model's own dtype, on the CPU.
 
     Raises:
-        HookPointError: the layer is outside the model.
-        TrainingError: the forward pass never came to the hook point.
+        HookPointError: the layer is outside the model, or the forward pass never came to it.
     """
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
     found: list[Tensor] = [torch.empty(0)] * len(rows)
-    with _stop_at(model, hook_point):
-        for batch in _batches(order, rows, batch_tokens):
-            width = max(len(rows[i]) for i in batch)
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for slot, i in enumerate(batch):
-                ids[slot, : len(rows[i])] = rows[i]
-                mask[slot, : len(rows[i])] = 1
-            try:
-                model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-            except _ReachedError as reached:
-                resid = reached.args[0]
-            else:
-                raise TrainingError(f"{type(model).__name__} never ran {hook_point}")
-            for slot, i in enumerate(batch):
-                found[i] = resid[slot, : len(rows[i])].clone()
+    for batch in read_residuals(model, hook_point, rows, batch_tokens=batch_tokens):
+        for slot, row in enumerate(batch.rows):
+            found[row] = batch.resid[slot, : len(rows[row])].to("cpu", copy=True)
     return torch.cat(found)
-
-
-def _batches(
-    order: Sequence[int], rows: Sequence[Tensor], batch_tokens: int
-) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * len(rows[i]) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def harvest(

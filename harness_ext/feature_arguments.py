@@ -1,0 +1,159 @@
+"""Arguments that commands about features share: model, SAE, text."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from interventions.errors import SpecError
+from interventions.spec import DEFAULT_NORM_GUARD, SAERef
+from interventions.subject import Subject, load_subject
+from interventions.text.config import TextConfig, parse_text
+
+
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `subject_of` reads."""
+    group = parser.add_argument_group("model and SAE")
+    group.add_argument("--model", default="default", help="hub name, folder, or `default`")
+    group.add_argument("--revision", help="of the model on the hub")
+    group.add_argument("--sae-release", metavar="NAME", help="SAELens release, with --sae-id")
+    group.add_argument("--sae-id", metavar="ID", help="id in the release, or folder in the repo")
+    group.add_argument("--sae-path", metavar="PATH", help="folder or file of an SAE")
+    group.add_argument("--sae-repo", metavar="OWNER/NAME", help="Hugging Face repository")
+    group.add_argument("--hook-point", metavar="H", help="in place of the SAE's own")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    group.add_argument("--dtype", default="auto", help="of the model (default: as it is stored)")
+    group.add_argument(
+        "--guard",
+        type=float,
+        default=DEFAULT_NORM_GUARD,
+        metavar="X",
+        help="leave out tokens whose residual norm is over X medians (sinks); 0 keeps them",
+    )
+    group.add_argument(
+        "--any-model", action="store_true", help="accept an SAE that names another model"
+    )
+
+
+def sae_of(arguments: argparse.Namespace) -> SAERef:
+    """Return the SAE that the arguments name; the default one if they name none.
+
+    Raises:
+        SpecError: more than one is named, or a release without an id.
+    """
+    given = {
+        key: getattr(arguments, f"sae_{key}")
+        for key in ("release", "path", "repo")
+        if getattr(arguments, f"sae_{key}")
+    }
+    if len(given) > 1:
+        raise SpecError(f"give one of --sae-{', --sae-'.join(given)}")
+    if not given:
+        if arguments.sae_id:
+            raise SpecError("--sae-id goes with --sae-release, --sae-repo or --sae-path")
+        if arguments.model != "default":
+            raise SpecError(
+                f"no SAE given for '{arguments.model}'; name one with --sae-release and --sae-id,"
+                f" --sae-repo or --sae-path"
+            )
+        return SAERef(default=True)
+    if "release" in given and not arguments.sae_id:
+        raise SpecError(f"--sae-release {given['release']} needs --sae-id")
+    return SAERef(**given, id=arguments.sae_id)
+
+
+def subject_of(arguments: argparse.Namespace) -> Subject:
+    """Return the model and the SAE that the arguments name, loaded.
+
+    Raises:
+        SteeringError: they are not there, or do not fit each other.
+    """
+    return load_subject(
+        arguments.model,
+        sae_of(arguments),
+        hook_point=arguments.hook_point,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        guard=arguments.guard or None,
+        check_model=not arguments.any_model,
+        revision=arguments.revision,
+    )
+
+
+def add_text(parser: argparse.ArgumentParser, *, tokens: int, context: int = 256) -> None:
+    """Add the arguments that `text_of` reads.
+
+    Args:
+        parser: of the command.
+        tokens: default of `--tokens`.
+        context: default of `--context`.
+    """
+    group = parser.add_argument_group("text")
+    group.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="a .jsonl, .json, .parquet or .txt file, `hub:ID`, or `docs:PACKAGE` (docstrings of an"
+        " installed package; `docs:stdlib`); may be repeated",
+    )
+    group.add_argument(
+        "--column", metavar="NAME", help="column of --text files that holds text (default: text)"
+    )
+    group.add_argument(
+        "--template",
+        metavar="FORMAT",
+        help="text from several columns, such as '{question} {reasoning}{final}' for records.jsonl",
+    )
+    group.add_argument("--split", default="train", help="of hub data sets (default: train)")
+    group.add_argument("--text-config", type=Path, metavar="YAML", help="sources, weights and all")
+    group.add_argument(
+        "--tokens", type=int, default=tokens, metavar="N", help="(default: %(default)s)"
+    )
+    group.add_argument(
+        "--context", type=int, default=context, metavar="N", help="(default: %(default)s)"
+    )
+
+
+def text_of(arguments: argparse.Namespace) -> TextConfig:
+    """Return the text that the arguments name.
+
+    Raises:
+        SpecError: none is named, or it is named twice.
+    """
+    if arguments.text_config is not None:
+        if arguments.text:
+            raise SpecError("give --text or --text-config, not both")
+        return parse_text(_yaml(arguments.text_config), source=str(arguments.text_config))
+    if not arguments.text:
+        raise SpecError(
+            "no text given; name a file, `hub:ID` or `docs:stdlib` with --text, or a --text-config"
+        )
+    form = {
+        key: value
+        for key, value in (("text", arguments.column), ("template", arguments.template))
+        if value is not None
+    }
+    sources: list[dict[str, Any]] = []
+    for text in arguments.text:
+        kind, _, rest = text.partition(":")
+        if kind == "hub" and rest:
+            sources.append({"dataset": rest, "split": arguments.split, **form})
+        elif kind == "docs" and rest:
+            sources.append({"docs": [rest]})
+        else:
+            sources.append({"path": text, **form})
+    settings = {"sources": sources, "tokens": arguments.tokens, "context": arguments.context}
+    return parse_text(settings, source="arguments")
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        where = str(error).replace("\n", " ")
+        raise SpecError(f"{path} cannot be read: {where}") from error
+    if not isinstance(found, dict):
+        raise SpecError(f"{path} holds a {type(found).__name__}; a text config is a mapping")
+    return found

@@ -1,0 +1,122 @@
+"""Rows of a source, as plain mappings of columns, in the order of the source."""
+
+import glob
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from interventions.errors import TextError
+from interventions.text.config import TextSource
+
+
+def records(source: TextSource) -> Iterator[Mapping[str, Any]]:
+    """Yield the records of a source.
+
+    Raises:
+        TextError: the source is not there, is damaged, or lacks a column; names it.
+    """
+    found = _docs(source) if source.docs else _hub(source) if source.dataset else _files(source)
+    for number, record in enumerate(found):
+        if source.limit is not None and number >= source.limit:
+            return
+        for column in source.columns:
+            if column not in record:
+                raise TextError(
+                    f"{source.label}: record {number + 1} has no column '{column}'; it has"
+                    f" {', '.join(map(str, record))}"
+                )
+        yield record
+
+
+def _docs(source: TextSource) -> Iterator[Mapping[str, Any]]:
+    from interventions.train.docs_text import find_package, module_documents
+
+    for name in source.docs:
+        for _, text in module_documents(find_package(name)):
+            yield {"text": text}
+
+
+def _hub(source: TextSource) -> Iterator[Mapping[str, Any]]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        stream: Any = datasets.load_dataset(
+            str(source.dataset),
+            source.name,
+            split=source.split,
+            revision=source.revision,
+            streaming=True,
+        )
+        yield from stream
+    except (OSError, ValueError, DatasetsError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise TextError(
+            f"data set '{source.dataset}' cannot be read: {first}; check its name, or give a local"
+            f" `path`"
+        ) from error
+
+
+def _files(source: TextSource) -> Iterator[Mapping[str, Any]]:
+    pattern = str(Path(str(source.path)).expanduser())
+    names = sorted(glob.glob(pattern, recursive=True))
+    if not names:
+        raise TextError(f"no file '{source.path}'; give a file, a folder or a pattern")
+    for name in names:
+        path = Path(name)
+        try:
+            yield from _file(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise TextError(f"{path} cannot be read: {error}") from error
+
+
+def _file(path: Path) -> Iterator[Mapping[str, Any]]:
+    if path.is_dir():
+        yield from _saved(path)
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+    elif path.suffix == ".txt":
+        yield {"text": path.read_text(encoding="utf-8")}
+    elif path.suffix == ".json":
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(whole, list):
+            raise TextError(f"{path} holds a {type(whole).__name__}; give a list of objects")
+        yield from whole
+    elif path.suffix == ".jsonl":
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _object(path, number, line)
+    else:
+        raise TextError(
+            f"{path}: unknown kind of file; known are .jsonl, .json, .parquet, .txt and folders of"
+            f" datasets.save_to_disk"
+        )
+
+
+def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TextError(f"{path}:{number}: not JSON ({error.msg}); one object a line") from None
+    if not isinstance(found, dict):
+        raise TextError(f"{path}:{number}: a {type(found).__name__}; one object a line")
+    return found
+
+
+def _saved(path: Path) -> Iterator[Mapping[str, Any]]:
+    import datasets
+
+    try:
+        stored = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise TextError(f"{path} is no data set of datasets.save_to_disk: {error}") from error
+    if isinstance(stored, datasets.DatasetDict):
+        splits = ", ".join(map(str, stored))
+        raise TextError(f"{path} holds the splits {splits}; name the folder of one")
+    for record in stored:
+        yield dict(record)
