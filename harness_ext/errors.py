@@ -37,6 +37,10 @@ class MetricError(HarnessError, ValueError):
     """A metric is unknown, or its inputs do not fit together."""
 
 
+class PageError(HarnessError, ValueError):
+    """A table or chart of a page was asked for with parts that do not fit together."""
+
+
 class VerifierError(HarnessError, RuntimeError):
     """The process that compares mathematical answers cannot be started."""
 
