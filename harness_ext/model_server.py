@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import transformers
 
-from harness_ext.engine_lm import BASELINE
 from harness_ext.engine_server import ServerEngine
 from harness_ext.journal_work import JournalUse
 from harness_ext.model_engine import SteeredEngine
+from harness_ext.steered_lm import BASELINE
 from harness_ext.stopping import Delimiters
 from interventions.backends.vllm.identity import checkpoint_digest
 from interventions.default_model import resolve_pretrained

@@ -6,11 +6,11 @@ from typing import Any
 
 import transformers
 
-from harness_ext.engine_lm import BASELINE
 from harness_ext.engine_vllm import VLLMEngine
 from harness_ext.hf_config import load_config, model_facts
 from harness_ext.journal_work import JournalUse
 from harness_ext.model_engine import SteeredEngine
+from harness_ext.steered_lm import BASELINE
 from harness_ext.stopping import Delimiters
 from interventions.backends.vllm.adapter import vllm_version
 from interventions.backends.vllm.compiled import place

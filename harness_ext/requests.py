@@ -82,12 +82,15 @@ def make_jobs(
         SpecError: a prompt is empty or leaves no room to generate.
     """
     repeats: Counter[int] = Counter()
+    # Interventions are compared on the same prompts.
+    encoded: dict[str, Sequence[int]] = {}
     jobs = []
     for index, request in enumerate(requests):
         prompt, gen_kwargs = cast(tuple[str, dict[str, Any]], request.args)
         repeat = repeats[id(request)]
         repeats[id(request)] += 1
-        ids = encode(prompt)
+        ids = encoded[prompt] if prompt in encoded else encode(prompt)
+        encoded[prompt] = ids
         if not ids:
             raise SpecError(f"prompt {prompt!r} has 0 tokens and the model needs 1; give it a text")
         if len(ids) >= max_length:
