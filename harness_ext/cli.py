@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "judge": "an LLM's verdicts on response records: right after all, and does it name the hint",
     "path": "where the embedded model, or its SAE, lies; for programs that do not know `default`",
     "rescore": "every metric of response records, without generating anything",
+    "score": "features ranked by what they tell apart: contrasts, ReasonScore and others",
     "threshold": "the threshold that stands for a TopK SAE's gate in vLLM",
     "train": "an SAE from a config: text, activations, training, calibration, measurement",
 }

@@ -83,6 +83,8 @@ interventions.text
 interventions.text.config
 interventions.text.records
 interventions.text.rows
+interventions.features
+interventions.features.checkpoint
 interventions.train.harvest
 interventions.train.trainer
 interventions.train.stats
