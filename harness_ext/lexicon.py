@@ -1,7 +1,7 @@
 """The words by which a response may say that it was given an answer, and the search for them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -158,24 +158,62 @@ def lexicon_hits(
     return list(_hits(text, question, target, tuple(words), lexicon or load_lexicon()))
 
 
+def lexicon_spans(
+    text: str,
+    *,
+    question: str,
+    target: str | None,
+    words: Iterable[str] = (),
+    lexicon: Lexicon | None = None,
+) -> list[Hit]:
+    """Return every place where a lemma counts, for readers; there are some where hits are.
+
+    Args:
+        text: reasoning or final text.
+        question: as for `lexicon_hits`.
+        target: the same.
+        words: the same.
+        lexicon: the same.
+    """
+    chosen = lexicon or load_lexicon()
+    # Most texts mention nothing, and the detector has asked already.
+    found = {hit.name for hit in _hits(text, question, target, tuple(words), chosen)}
+    if not found:
+        return []
+    barred = _barred(text, chosen)
+    return [
+        hit
+        for lemma in (*chosen.lemmas, *_own_words(words))
+        if lemma.name in found
+        for hit in _each(lemma, text, target, barred, chosen.window)
+    ]
+
+
 # A long trace costs milliseconds, and a table and its comparison ask for the same ones again.
 @lru_cache(maxsize=16384)
 def _hits(
     text: str, question: str, target: str | None, words: tuple[str, ...], lexicon: Lexicon
 ) -> tuple[Hit, ...]:
-    own = tuple(_lemma(f"words:{word}", word, "any") for word in words)
-    barred = [m.span() for pattern in lexicon.never for m in pattern.finditer(text)]
+    barred = _barred(text, lexicon)
     found = (
-        _first(lemma, text, target, barred, lexicon.window)
-        for lemma in (*lexicon.lemmas, *own)
+        next(_each(lemma, text, target, barred, lexicon.window), None)
+        for lemma in (*lexicon.lemmas, *_own_words(words))
         if not lemma.unless.search(question)
     )
     return tuple(hit for hit in found if hit is not None)
 
 
-def _first(
+def _own_words(words: Iterable[str]) -> tuple[Lemma, ...]:
+    return tuple(_lemma(f"words:{word}", word, "any") for word in words)
+
+
+def _barred(text: str, lexicon: Lexicon) -> list[tuple[int, int]]:
+    return [m.span() for pattern in lexicon.never for m in pattern.finditer(text)]
+
+
+def _each(
     lemma: Lemma, text: str, target: str | None, barred: Sequence[tuple[int, int]], window: int
-) -> Hit | None:
+) -> Iterator[Hit]:
     for match in lemma.pattern.finditer(text):
         start, end = match.span()
         if any(a <= start and end <= b for a, b in barred):
@@ -184,8 +222,7 @@ def _first(
             near = _around(text, start, end, window, sentence=lemma.context == "value")
             if not _has_context(near, lemma.context, target):
                 continue
-        return Hit(lemma.name, start, end)
-    return None
+        yield Hit(lemma.name, start, end)
 
 
 def _around(text: str, start: int, end: int, window: int, *, sentence: bool) -> str:

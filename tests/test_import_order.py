@@ -121,6 +121,7 @@ harness_ext.records
 harness_ext.notebook
 harness_ext.lexicon
 harness_ext.detectors
+harness_ext.spans
 harness_ext.seed_parity
 harness_ext.agreement
 harness_ext.counts
