@@ -85,6 +85,7 @@ interventions.text.records
 interventions.text.rows
 interventions.features
 interventions.features.checkpoint
+interventions.features.scored
 interventions.train.harvest
 interventions.train.trainer
 interventions.train.stats
