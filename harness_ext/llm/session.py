@@ -1,6 +1,7 @@
 """Many requests at once: bounded, each distinct one sent once, answered from disk where known."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ def run_batch(
     if not jobs:
         return [], Usage()
     outcome: list[tuple[list[T], Usage] | BaseException] = []
+    ended = threading.Event()
     loop = asyncio.new_event_loop()
     main = loop.create_task(_gather(settings, jobs, label, progress))
 
@@ -134,16 +136,21 @@ def run_batch(
         except BaseException as err:
             outcome.append(err)
         finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+            try:
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.close()
+            finally:
+                ended.set()
 
-    thread = threading.Thread(target=work, name="llm-batch", daemon=True)
-    thread.start()
+    threading.Thread(target=work, name="llm-batch", daemon=True).start()
+    # Not the thread's join(): in Python 3.11 one that is interrupted takes the thread for ended,
+    # and the process would exit while the thread still holds locks that the exit needs.
     try:
-        thread.join()
+        ended.wait()
     except KeyboardInterrupt:
-        loop.call_soon_threadsafe(main.cancel)
-        thread.join()
+        with contextlib.suppress(RuntimeError):  # it has just ended by itself
+            loop.call_soon_threadsafe(main.cancel)
+        ended.wait()
         raise
     result = outcome[0]
     if isinstance(result, BaseException):
