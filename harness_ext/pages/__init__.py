@@ -11,3 +11,6 @@ from harness_ext.pages.render import render as render
 from harness_ext.pages.render import write_assets as write_assets
 from harness_ext.pages.tables import Column as Column
 from harness_ext.pages.tables import table as table
+from harness_ext.pages.tokens import coloured as coloured
+from harness_ext.pages.tokens import is_special as is_special
+from harness_ext.pages.tokens import visible as visible

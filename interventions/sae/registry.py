@@ -61,6 +61,25 @@ def find_release(release: str, sae_id: str) -> RegistryEntry:
     )
 
 
+def neuronpedia_id(name: str, sae_id: str) -> str | None:
+    """Return the name that Neuronpedia has for an SAE, such as `gpt2-small/0-res-jb`, or None.
+
+    Args:
+        name: SAELens release, or repository.
+        sae_id: SAE id within the release, or folder in the repository.
+
+    Raises:
+        SAENotFoundError: sae_lens is not installed.
+    """
+    registry = _registry()
+    if name in registry:
+        wanted = [sae for sae in registry[name]["saes"] if str(sae["id"]) == sae_id]
+    else:
+        releases = [entry for entry in registry.values() if entry["repo_id"] == name]
+        wanted = [sae for e in releases for sae in e["saes"] if str(sae["path"]) == sae_id]
+    return next((str(sae["neuronpedia"]) for sae in wanted if sae.get("neuronpedia")), None)
+
+
 @cache
 def _registry() -> dict[str, Any]:
     import yaml
