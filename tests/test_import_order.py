@@ -86,6 +86,8 @@ interventions.text.rows
 interventions.features
 interventions.features.checkpoint
 interventions.features.scored
+interventions.features.facts_store
+interventions.features.facts_write
 interventions.train.harvest
 interventions.train.trainer
 interventions.train.stats
