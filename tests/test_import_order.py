@@ -85,6 +85,8 @@ interventions.text.records
 interventions.text.rows
 interventions.features
 interventions.features.checkpoint
+interventions.features.words
+interventions.features.reason
 interventions.features.scored
 interventions.features.facts_store
 interventions.features.facts_write

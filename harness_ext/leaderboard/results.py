@@ -33,7 +33,8 @@ class Cell(_Strict):
         shrunk_dev: `effect_dev` shrunk towards the mean of its family (empirical Bayes).
         rank: of the row in its family by `shrunk_dev`, from 1; None for nulls, prompts and the
             baseline, and where the metric is undefined or the row is lexical for it.
-        test: `mcnemar` or `bootstrap`.
+        test: `mcnemar` (exact, one sample a question), `permutation` of the sides of each question
+            (ratios; the bootstrap, which gives the intervals, is too bold as a test), `bootstrap`.
         p: two-sided, on the test split.
         q: Benjamini-Hochberg over every candidate of the family (model, task, metric).
         p_null: `(1 + #{null >= observed}) / (R + 1)`, two-sided, over the matched random rows.
@@ -46,7 +47,7 @@ class Cell(_Strict):
         truncation_base, truncation, no_answer_base, no_answer, tokens_base, tokens: what stands
             beside every accuracy.
         flags: short words a reader must see: `lexical`, `few flips`, `uneven missing`,
-            `undefined`, `screened out`.
+            `undefined`, `screened out`, `no records`.
     """
 
     row: str
@@ -61,7 +62,7 @@ class Cell(_Strict):
     effect_dev: Interval = Interval(value=None)
     shrunk_dev: float | None = None
     rank: int | None = None
-    test: Literal["mcnemar", "bootstrap"] | None = None
+    test: Literal["mcnemar", "bootstrap", "permutation"] | None = None
     p: float | None = None
     q: float | None = None
     p_null: float | None = None
@@ -90,7 +91,11 @@ class Family(_Strict):
         n_null: random rows.
         discoveries: ids of rows, best first.
         level: of the q-values.
-        smallest_effect: with 80 % power, on the test split.
+        smallest_effect: with 80 % power, on the test split, for one row at level .05; the median
+            over the candidates.
+        smallest_discovery: the same after the correction for `n_candidates`, for a single
+            discovery.
+        order: how rows are ranked: `higher` or `lower` is better, or by `size` of the effect.
         null_mean, null_sd: of the random rows' effects; None with fewer than two.
         note: one sentence for readers, such as why nothing could be found.
     """
@@ -102,6 +107,8 @@ class Family(_Strict):
     discoveries: tuple[str, ...] = ()
     level: float = 0.05
     smallest_effect: float | None = None
+    smallest_discovery: float | None = None
+    order: Literal["higher", "lower", "size"] = "size"
     null_mean: float | None = None
     null_sd: float | None = None
     note: str = ""
