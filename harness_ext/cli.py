@@ -10,6 +10,7 @@ from harness_ext import __version__
 from harness_ext.autoload import install
 
 COMMANDS: dict[str, str] = {
+    "dashboard": "pages of features to browse, from the facts about them",
     "detectors": "precision and recall of each hint detector on hand-labelled responses",
     "evaluate": "baseline and steered features of a model on a task, one table",
     "judge": "an LLM's verdicts on response records: right after all, and does it name the hint",

@@ -188,6 +188,10 @@ harness_ext.pages.tables
 harness_ext.pages
 harness_ext.dashboards
 harness_ext.dashboards.links
+harness_ext.dashboards.choose
+harness_ext.dashboards.view
+harness_ext.dashboards.index
+harness_ext.dashboards.build
 harness_ext.leaderboard
 harness_ext.leaderboard.results
 harness_ext.leaderboard.board

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 STYLE = "tokens.css"
 SCRIPT = "tokens.js"
 
-_SPECIAL = re.compile(r"<[|\uff5c].+[|\uff5c]>|</?(?:s|pad|unk|bos|eos|mask|start_of_turn|end_of_turn)>")
+_SPECIAL = re.compile(r"<[|\uff5c].+[|\uff5c]>|</?(?:s|pad|unk|[be]os|mask|(?:start|end)_of_turn)>")
 _SIGNS = {"\n": "↵", "\r": "␍", "\t": "⇥", " ": "·", "\u00a0": "⍽"}
 _LEAST = 10  # percent of the colour that a token which fires at all has
 
