@@ -1,0 +1,150 @@
+"""Facts about every feature of an SAE, gathered in one pass over text and kept in a folder."""
+
+import dataclasses
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interventions.errors import FeatureError
+from interventions.features.checkpoint import Checkpoint
+from interventions.features.contexts import choose, columns
+from interventions.features.facts_columns import feature_columns, histogram_scale, statistics
+from interventions.features.facts_store import INFO, VERSION, FactStore
+from interventions.features.facts_write import vocabulary, write_store
+from interventions.features.lens import logit_lens
+from interventions.features.running import FactSettings, Running, renumbered
+from interventions.fingerprint import digest, weights_digest
+from interventions.residuals import read_residuals
+from interventions.subject import Subject
+from interventions.text.config import TextConfig
+from interventions.text.rows import rows
+from interventions.train.progress import Progress
+
+PARTIAL = "partial"
+# Rows between two places where a pass can go on; batches never span such a place.
+_ROWS_TOGETHER = 64
+
+
+def collect(
+    subject: Subject,
+    text: TextConfig,
+    out: Path,
+    settings: FactSettings | None = None,
+    *,
+    batch_tokens: int = 4096,
+    save_every: float = 120.0,
+) -> FactStore:
+    """Return the facts in `out`, after gathering them if they are not there yet.
+
+    A pass that was stopped goes on at the row where it was last saved, with the same result.
+    Tokens above the guard and special tokens do not count.
+
+    Args:
+        subject: model and SAE.
+        text: what is read.
+        out: folder of this subject, text and settings alone.
+        settings: what is kept.
+        batch_tokens: tokens of a forward pass.
+        save_every: seconds between two saves of a pass that is under way.
+
+    Raises:
+        FeatureError: the folder holds other facts, or no feature fires in the text.
+        TextError: the text cannot be read.
+    """
+    settings = settings or FactSettings()
+    about = {
+        "subject": subject.describe(),
+        "text": text.model_dump(mode="json"),
+        "settings": dataclasses.asdict(settings),
+    }
+    key = digest({**about, "weights": weights_digest(subject.model), "version": VERSION})
+    if (out / INFO).is_file():
+        store = FactStore.open(out)
+        if store.info["key"] != key:
+            changed = [name for name in about if store.info[name] != about[name]]
+            raise FeatureError(
+                f"{out} holds facts of another {' and '.join(changed) or 'model'}; name another"
+                f" --out, or remove it"
+            )
+        return store
+    checkpoint = Checkpoint(out / PARTIAL, key, every=save_every)
+    running = _pass(subject, text, settings, checkpoint, batch_tokens)
+    if not int(running.sums["count"].sum()):
+        counted, read = int(running.sums["tokens"]), int(running.sums["read"])
+        raise FeatureError(
+            f"no feature of {subject.sae_ref.label} fires at any of {counted} tokens ({read} read,"
+            f" {int(running.sums['sinks'])} of them sinks); check the SAE with `sae-steered doctor`"
+        )
+    lens = None
+    if settings.lens:
+        through = logit_lens(subject.model, len(subject.tokenizer), subject.special_ids)
+        lens = through.tokens(subject.sae.W_dec, settings.lens)
+    stats = statistics(running)
+    features = feature_columns(running, stats, lens)
+    shown = columns(choose(running), rows(text, subject.tokenizer))
+    counts = {name: int(running.sums[name]) for name in ("tokens", "read", "sinks", "rows")}
+    write_store(
+        out,
+        info={
+            "key": key,
+            "d_sae": subject.sae.d_sae,
+            **about,
+            **counts,
+            "alive": int((stats["count"] > 0).sum()),
+            "contexts": len(shown["feature"]),
+            "histogram": histogram_scale(),
+            "versions": _versions(),
+        },
+        features=features,
+        contexts=shown,
+        texts=vocabulary(subject.tokenizer),
+        stats=stats | {"median_norm": torch.tensor(subject.median_norm)},
+        sae_hash=subject.sae.content_hash,
+    )
+    checkpoint.clear()
+    return FactStore.open(out)
+
+
+@torch.inference_mode()
+def _pass(
+    subject: Subject,
+    text: TextConfig,
+    settings: FactSettings,
+    checkpoint: Checkpoint,
+    batch_tokens: int,
+) -> Running:
+    saved = checkpoint.load()
+    if saved is None:
+        running = Running.empty(subject.sae.d_sae, settings, subject.device)
+    else:
+        running = Running.load(settings, saved, subject.device)
+    todo = islice(rows(text, subject.tokenizer), running.rows, None)
+    with Progress("facts", text.tokens or 0, "token") as bar:
+        bar.to(int(running.sums["read"]))
+        while some := [row.ids for row in islice(todo, _ROWS_TOGETHER)]:
+            first = running.rows
+            for batch in read_residuals(
+                subject.model, subject.hook_point, some, batch_tokens=batch_tokens
+            ):
+                running.update(
+                    subject.sae, renumbered(batch, first), subject.limit, subject.special_ids
+                )
+            bar.to(int(running.sums["read"]))
+            if checkpoint.due:
+                checkpoint.save(running.tensors())
+    checkpoint.save(running.tensors(), force=True)
+    return running
+
+
+def _versions() -> dict[str, str]:
+    names = ("sae-steered", "torch", "transformers", "pyarrow")
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
