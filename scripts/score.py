@@ -11,7 +11,9 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
-MODES: dict[str, str] = {}
+MODES: dict[str, str] = {
+    "reason": "active near words of reasoning, evenly over the words (ReasonScore)",
+}
 """Mode to its line of help; `score NAME` runs `harness_ext.scripts.score_NAME`, which has
 `add_arguments(parser)` and `main(arguments) -> int`. Dashes of a mode are underscores there."""
 
