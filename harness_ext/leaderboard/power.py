@@ -34,13 +34,19 @@ def smallest_mean_difference(
     return sd * _effect_size(n, level, power)
 
 
+def power_of_mean(n: int, sd: float, difference: float, *, level: float = 0.05) -> float:
+    """Return the chance that a t-test of n paired differences sees their mean.
+
+    The other tail, a significant difference of the wrong sign, is no success.
+    """
+    bar = float(student.isf(level / 2, n - 1))
+    return float(nct.sf(bar, n - 1, difference / sd * math.sqrt(n)))
+
+
 @lru_cache(maxsize=4096)
 def _effect_size(n: int, level: float, power: float) -> float:
-    bar = float(student.isf(level / 2, n - 1))
-
     def lacking(size: float) -> float:
-        # The other tail, a significant difference of the wrong sign, is no success.
-        return float(nct.sf(bar, n - 1, size * math.sqrt(n))) - power
+        return power_of_mean(n, 1.0, size, level=level) - power
 
     top = 1.0
     while lacking(top) < 0:
@@ -68,19 +74,27 @@ def smallest_accuracy_difference(
 
     Returns None if even a difference of 1 stays below the power.
     """
-    if _mcnemar_power(n, 1.0, 1.0, level) < power:
+    if power_of_accuracy(n, 1.0, 1.0, level=level) < power:
         return None
 
     def lacking(difference: float) -> float:
         share = min(1.0, max(discordant + difference**2, difference))
-        return _mcnemar_power(n, share, difference, level) - power
+        return power_of_accuracy(n, share, difference, level=level) - power
 
     if lacking(1e-6) >= 0:
         return 0.0
     return float(cast(float, brentq(lacking, 1e-6, 1.0, xtol=1e-5)))
 
 
-def _mcnemar_power(n: int, share: float, difference: float, level: float) -> float:
+def power_of_accuracy(n: int, share: float, difference: float, *, level: float = 0.05) -> float:
+    """Return the chance that the exact McNemar test of n questions sees a difference.
+
+    Args:
+        n: questions.
+        share: of them that are discordant.
+        difference: of the accuracies, at most `share`.
+        level: of the two-sided test.
+    """
     k = np.arange(n + 1)
     up = min(1.0, (1 + difference / share) / 2)
     reach = _largest_rejected(n, level)

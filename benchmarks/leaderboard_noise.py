@@ -1,0 +1,243 @@
+"""Do the statistics of a leaderboard find nothing in noise, and what is there?
+
+    python benchmarks/leaderboard_noise.py --boards 200 --out leaderboard_noise.json
+
+Simulated leaderboards of records (`harness_ext.leaderboard.simulate`) go through `analyse`:
+
+- noise: no row has an effect; the share of families with any discovery must stay at the level;
+- uniform: the p-values of the same rows, as counts by tenths;
+- planted: a few rows have effects; the share of false discoveries must stay at the level;
+- power: the share of planted effects that are seen at p .05, beside the power of the formula;
+- coverage: how often the intervals hold the true effect.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import statsmodels
+from scipy.stats import beta
+
+from harness_ext.leaderboard.power import power_of_accuracy, power_of_mean
+from harness_ext.leaderboard.simulate import Simulation, simulate_board
+from harness_ext.leaderboard.statistics import Options, analyse
+
+METRICS = ("acc_none", "influence", "silent_use_lexicon", "verbalization_lexicon", "mean_tokens")
+
+
+def noise(boards: int, level: float) -> dict[str, Any]:
+    """Return discoveries and p-values of leaderboards without any effect."""
+    settings = {
+        "one sample, 60 questions": {"questions": 60, "repeats": 1},
+        "three samples, 40 questions": {"questions": 40, "repeats": 3},
+        "16 questions": {"questions": 16, "repeats": 1},
+        "rows that copy nothing": {"questions": 60, "copied": 0.0},
+        "any push costs 10 points": {"questions": 60, "null_effect": -0.1},
+    }
+    out: dict[str, Any] = {}
+    for name, setting in settings.items():
+        found: dict[str, list[int]] = defaultdict(list)
+        inner: dict[str, list[int]] = defaultdict(list)
+        tenths: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(10, dtype=int))
+        below: dict[str, list[float]] = defaultdict(list)
+        for seed in range(boards):
+            board = simulate_board(Simulation(features=20, nulls=19, seed=seed, **setting))
+            results = analyse(board, Options(metrics=METRICS, level=level, seed=seed))
+            for family in results.families:
+                own = [c for c in results.cells if c.metric == family.metric]
+                found[family.metric].append(len(family.discoveries))
+                inner[family.metric].append(any(c.q is not None and c.q <= level for c in own))
+                p_values = [c.p for c in own if c.p is not None]
+                below[family.metric] += p_values
+                tenths[family.metric] += np.histogram(p_values, bins=10, range=(0, 1))[0]
+        out[name] = {
+            metric: {
+                "boards": len(found[metric]),
+                "boards_with_a_discovery": sum(n > 0 for n in found[metric]),
+                "share": float(np.mean([n > 0 for n in found[metric]])),
+                "share_95": clopper(sum(n > 0 for n in found[metric]), len(found[metric])),
+                "share_by_q_alone": float(np.mean(inner[metric])),
+                "p_values": len(below[metric]),
+                "p_at_most_.05": float(np.mean(np.array(below[metric]) <= 0.05)),
+                "p_at_most_.01": float(np.mean(np.array(below[metric]) <= 0.01)),
+                "p_by_tenths": tenths[metric].tolist(),
+            }
+            for metric in found
+        }
+        print(f"noise, {name}: { ({m: v['share'] for m, v in out[name].items()}) }", flush=True)
+    return out
+
+
+def planted(boards: int, level: float) -> dict[str, Any]:
+    """Return the share of false discoveries where 5 of 25 rows have effects."""
+    real = {f"f{i}" for i in range(5)}
+    false_share: dict[str, list[float]] = defaultdict(list)
+    seen: dict[str, list[float]] = defaultdict(list)
+    for seed in range(boards):
+        board = simulate_board(
+            Simulation(
+                features=25,
+                nulls=39,
+                questions=200,
+                accuracy=0.4,
+                seed=1000 + seed,
+                accuracy_effects=dict.fromkeys(range(5), 0.35),
+                follow_effects=dict.fromkeys(range(5), 0.35),
+            )
+        )
+        results = analyse(board, Options(metrics=("acc_none", "influence"), level=level))
+        for family in results.families:
+            wrong = [row for row in family.discoveries if row not in real]
+            false_share[family.metric].append(len(wrong) / max(len(family.discoveries), 1))
+            seen[family.metric].append(len(real & set(family.discoveries)) / len(real))
+    return {
+        metric: {
+            "boards": len(false_share[metric]),
+            "false_discovery_rate": float(np.mean(false_share[metric])),
+            "share_of_real_ones_found": float(np.mean(seen[metric])),
+        }
+        for metric in false_share
+    }
+
+
+def power(boards: int) -> list[dict[str, Any]]:
+    """Return how often planted effects are seen at p .05, and how often the formula says."""
+    out = []
+    for questions, repeats, effect in ((100, 1, 0.15), (200, 1, 0.15), (100, 4, 0.15)):
+        hits, shares, sizes, sds = [], [], [], []
+        for seed in range(boards):
+            plan = Simulation(
+                features=1, nulls=0, questions=questions, repeats=repeats, hinted=False,
+                accuracy=0.4, missing=0.0, spread=0.5, copied=0.0, seed=5000 + seed,
+                accuracy_effects={0: effect},
+            )  # fmt: skip
+            results = analyse(
+                simulate_board(plan), Options(metrics=("acc_none",), dev_share=0.0, draws=500)
+            )
+            cell = results.cells[0]
+            hits.append(cell.p is not None and cell.p <= 0.05)
+            sizes.append(cell.effect.value)
+            board_sd = _sd(plan)
+            sds.append(board_sd)
+            if cell.fixed is not None and cell.broken is not None:
+                shares.append((cell.fixed + cell.broken) / questions)
+        size = float(np.mean(sizes))
+        formula = (
+            power_of_accuracy(questions, float(np.mean(shares)), size)
+            if shares
+            else power_of_mean(questions, float(np.mean(sds)), size)
+        )
+        out.append(
+            {
+                "questions": questions,
+                "samples": repeats,
+                "effect": size,
+                "seen": float(np.mean(hits)),
+                "seen_95": clopper(sum(hits), len(hits)),
+                "formula": formula,
+            }
+        )
+    return out
+
+
+def _sd(plan: Simulation) -> float:
+    board = simulate_board(plan)
+    by: dict[str, dict[str, list[bool]]] = {"baseline": defaultdict(list), "f0": defaultdict(list)}
+    for row, records in board.records.items():
+        for record in records:
+            by[row][record.qid].append(record.correct)
+    return float(
+        np.std([np.mean(by["f0"][q]) - np.mean(by["baseline"][q]) for q in by["f0"]], ddof=1)
+    )
+
+
+def coverage(boards: int) -> dict[str, Any]:
+    """Return how often the 95 % intervals of noise rows hold 0, their true effect."""
+    out = {}
+    for questions in (20, 50, 200):
+        held: dict[str, list[bool]] = defaultdict(list)
+        for seed in range(boards):
+            plan = Simulation(
+                features=10, nulls=0, questions=questions, seed=9000 + seed, copied=0.0
+            )
+            results = analyse(simulate_board(plan), Options(metrics=METRICS, dev_share=0.0))
+            for cell in results.cells:
+                if cell.effect.lo is not None and cell.effect.hi is not None:
+                    held[cell.metric].append(cell.effect.lo <= 0 <= cell.effect.hi)
+        out[f"{questions} questions"] = {m: round(float(np.mean(v)), 4) for m, v in held.items()}
+    return out
+
+
+def clopper(hits: int, n: int) -> list[float]:
+    """Return the exact 95 % interval of a share."""
+    lo = 0.0 if hits == 0 else float(beta.ppf(0.025, hits, n - hits + 1))
+    hi = 1.0 if hits == n else float(beta.ppf(0.975, hits + 1, n - hits))
+    return [round(lo, 4), round(hi, 4)]
+
+
+def speed(rows: int, tasks: int, questions: int) -> dict[str, Any]:
+    """Return how long a large board takes."""
+    plan = Simulation(
+        features=rows - 50,
+        nulls=50,
+        questions=questions,
+        tasks=tuple(f"t{i}" for i in range(tasks)),
+    )
+    board = simulate_board(plan)
+    started = time.perf_counter()
+    results = analyse(board, Options(metrics=METRICS))
+    return {
+        "rows": rows,
+        "tasks": tasks,
+        "metrics": len(METRICS),
+        "questions": questions,
+        "responses": sum(map(len, board.records.values())),
+        "cells": len(results.cells),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def main() -> None:
+    """Print what was found, and write it to --out."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--boards", type=int, default=200, help="of each kind (default: 200)")
+    parser.add_argument("--level", type=float, default=0.05, help="of the q-values (default: .05)")
+    parser.add_argument("--only", choices=("noise", "planted", "power", "coverage", "speed"))
+    parser.add_argument("--out", type=Path, help="JSON file")
+    args = parser.parse_args()
+    parts = {
+        "noise": lambda: noise(args.boards, args.level),
+        "planted": lambda: planted(args.boards, args.level),
+        "power": lambda: power(2 * args.boards),
+        "coverage": lambda: coverage(args.boards),
+        "speed": lambda: speed(500, 5, 200),
+    }
+    found: dict[str, Any] = {
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "statsmodels": statsmodels.__version__,
+        },
+        "level": args.level,
+    }
+    for name, run in parts.items():
+        if args.only in (None, name):
+            started = time.perf_counter()
+            found[name] = run()
+            found.setdefault("seconds", {})[name] = round(time.perf_counter() - started, 1)
+            print(json.dumps({name: found[name]}, indent=1), flush=True)
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
