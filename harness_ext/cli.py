@@ -14,6 +14,7 @@ COMMANDS: dict[str, str] = {
     "detectors": "precision and recall of each hint detector on hand-labelled responses",
     "evaluate": "baseline and steered features of a model on a task, one table",
     "judge": "an LLM's verdicts on response records: right after all, and does it name the hint",
+    "leaderboard": "many interventions on the same questions, ranked beside random ones",
     "path": "where the embedded model, or its SAE, lies; for programs that do not know `default`",
     "rescore": "every metric of response records, without generating anything",
     "score": "features ranked by what they tell apart: contrasts, ReasonScore and others",

@@ -107,6 +107,14 @@ class EngineLM(SteeredLM):
         """
         return self._prepare(super().check(spec)).plan
 
+    def prepare(self, plan: Plan) -> Plan:
+        """Return a plan with the identity of this model and the medians its guard needs.
+
+        Raises:
+            interventions.errors.SteeringError: the engine would refuse it.
+        """
+        return self._prepare(plan).plan
+
     @property
     def intervention(self) -> str:
         """Fingerprint of the intervention in force, model included; 'none' if nothing is edited."""

@@ -123,12 +123,17 @@ class SteeredHF(SteeredLM):
         )
         self._use(plan)
 
-    def _use(self, plan: Plan) -> None:
+    def prepare(self, plan: Plan) -> Plan:
+        """Return a plan with the identity of this model and the medians its guard needs."""
         plan = plan.with_identity(self._identity)
         if plan.missing_medians:
             norms = measure_median_norms(self.model, self.tokenizer, plan.missing_medians)
             logger.info("median residual norms, measured: %s", dict(norms))
             plan = plan.with_median_norms(norms)
+        return plan
+
+    def _use(self, plan: Plan) -> None:
+        plan = self.prepare(plan)
         warn(plan)
         tokens = token_facts(self.tokenizer, plan.spec, needs_thinking=plan.needs_thinking)
         self._plan = plan

@@ -77,6 +77,16 @@ class SteeredLM(_HFLM):
         """
         return make_plan(load_spec(spec), self._facts)
 
+    def prepare(self, plan: Plan) -> Plan:
+        """Return a plan with the identity of this model and the medians its guard needs.
+
+        Its fingerprint is the one that responses will carry.
+
+        Raises:
+            interventions.errors.SteeringError: it cannot be used here.
+        """
+        raise NotImplementedError
+
     def answer_rows(self, kind: str, rows: Rows) -> list[list[Any]]:
         """Return the answers to the requests of several interventions, row by row.
 

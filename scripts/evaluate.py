@@ -2,11 +2,9 @@
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def _others_to_stderr() -> Iterator[None]:
-    """Keep stdout for the comparison: vLLM, and the processes that it starts, log there."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0 after printing the comparison."""
     args = _parser().parse_args(argv)
@@ -107,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     install()
     from harness_ext.evaluate import compare
     from harness_ext.evaluate_specs import feature_specs, named_specs
+    from harness_ext.stdout import others_to_stderr
     from interventions.spec_io import load_spec
 
     specs = [load_spec(path) for path in args.spec]
@@ -128,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **simple_parse_args_string(args.model_args),
     }
     started = time.monotonic()
-    with _others_to_stderr():
+    with others_to_stderr():
         comparison = compare(
             model_args,
             specs,
