@@ -99,6 +99,26 @@ def read_residuals(
             yield ResidBatch(tuple(number for number, _ in batch), tokens, real, resid)
 
 
+@torch.inference_mode()
+def read_padded(
+    model: "PreTrainedModel", hook_point: HookPoint, tokens: Tensor, real: Tensor
+) -> Tensor:
+    """Return the residual stream of one batch, padded as it is given, `(batch, pos, d_model)`.
+
+    Args:
+        model: a decoder model in evaluation mode.
+        hook_point: where to read.
+        tokens: `(batch, pos)` int64, on the model's device.
+        real: `(batch, pos)` bool, False where there is padding, on either side.
+
+    Raises:
+        HookPointError: the layer is outside the model, or the forward pass never came to it.
+    """
+    layers = decoder_layers(model)
+    hook_point.check(len(layers), model.config.name_or_path or type(model).__name__)
+    return _forward(model, layers[hook_point.layer], hook_point, tokens, real)
+
+
 def _forward(
     model: Any, layer: torch.nn.Module, hook_point: HookPoint, tokens: Tensor, real: Tensor
 ) -> Tensor:

@@ -88,6 +88,11 @@ interventions.features.checkpoint
 interventions.features.words
 interventions.features.reason
 interventions.features.scored
+interventions.features.passages
+interventions.features.aggregate
+interventions.features.permutation
+interventions.features.contrast
+interventions.features.parity
 interventions.features.facts_store
 interventions.features.facts_write
 interventions.features.leaders
