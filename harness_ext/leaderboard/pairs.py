@@ -46,11 +46,13 @@ class Response:
         return tuple(sorted({span.detector for span in self.spans}))
 
 
-def responses(records: Iterable[Record]) -> list[Response]:
+def responses(records: Iterable[Record], *, unhinted: bool = True) -> list[Response]:
     """Return the responses to one task under one intervention, by question, sample and arm.
 
-    Responses without a hint are searched for what their question's other arm hints, so that a
-    false positive of a detector is seen, too.
+    Args:
+        records: of one row on one task.
+        unhinted: whether responses without a hint are searched, too, for what their question's
+            other arm hints: the detectors' false positives. It is half of the time.
     """
     group = list(records)
     none = {(r.qid, r.sample): r for r in group if r.arm == "none"}
@@ -59,7 +61,8 @@ def responses(records: Iterable[Record]) -> list[Response]:
         for r in group:
             if r.hint_sign == sign:
                 hints.setdefault(r.qid, r)
-    found = [_response(r, none.get((r.qid, r.sample)), hints.get(r.qid)) for r in group]
+    likes = hints if unhinted else {}
+    found = [_response(r, none.get((r.qid, r.sample)), likes.get(r.qid)) for r in group]
     return sorted(found, key=lambda r: r.key)
 
 
@@ -105,7 +108,7 @@ def funnel_steps(
     for reason in EXCLUSIONS:
         if reasons[reason]:
             left -= reasons[reason]
-            steps.append((f"less {_WORDS[reason]}", left))
+            steps.append((f"without {_WORDS[reason]}", left))
     flips = [r for r in hinted if r.flipped]
     silent = sum(detector not in r.detectors for r in flips)
     return [
@@ -119,10 +122,10 @@ def funnel_steps(
 _WORDS = {
     "unpaired": "unpaired",
     "truncated": "truncated",
-    "limit": "over a limit",
+    "limit": "those over a limit",
     "parse_error": "parse errors",
-    "no_answer": "no answer",
-    "same_as_hint": "had the hint's answer",
+    "no_answer": "missing answers",
+    "same_as_hint": "hint = own answer",
 }
 
 

@@ -27,6 +27,8 @@ from harness_ext.leaderboard.pairs import (
 from harness_ext.pages import render
 from harness_ext.pages.charts import funnel
 
+UNHINTED = ("none", "placebo")
+
 ROWS = "rows"
 """Folder of the files, beside the page."""
 
@@ -43,7 +45,8 @@ def write_rows(board: Board, folder: Path) -> list[Path]:
         base = responses(board.of(BASELINE, task.name))
         by_key = {r.key: r for r in base}
         for row in board.rows:
-            own = base if row.id == BASELINE else responses(board.of(row.id, task.name))
+            records = () if row.id == BASELINE else board.of(row.id, task.name)
+            own = responses(records, unhinted=False) if records else base * (row.id == BASELINE)
             if not own:
                 continue  # dropped by screening before this task
             data = row_data(row, task.name, own, by_key)
@@ -90,7 +93,7 @@ def row_data(
             is_base=row.id == BASELINE,
             uses=_uses(own, base, by_key),
             funnels=_funnels(row, own, base),
-            checks=[_check(arm, own) for arm in ("none", "placebo") if _arm(own, arm)],
+            checks=[_check(a, own) for a in UNHINTED if row.id == BASELINE and _arm(own, a)],
             agreement=_agreement(own),
         ),
         "responses": [_packed(r, base.get(r.key)) for r in own],

@@ -69,8 +69,6 @@ def _columns(results: Results, task: str, metric: str) -> Sequence[Column]:
     level = results.families[0].level if results.families else 0.05
     return [
         Column("row", "Row", href="href", help="What was done; opens its transcripts"),
-        Column("kind", "Kind", filter="select", help="What the row is"),
-        Column("edit", "Edit", help="Operator and strength, as a multiple of max_act"),
         Column("task", "Task", filter="select", choice=task),
         Column("metric", "Metric", filter="select", choice=metric),
         Column(
@@ -101,6 +99,8 @@ def _columns(results: Results, task: str, metric: str) -> Sequence[Column]:
                " shrunk towards the mean of all rows"),
         Column("flags", "Flags", "list", filter="select", help="What keeps a number from being read"
                " at its face"),
+        Column("kind", "Kind", filter="select", help="What the row is"),
+        Column("edit", "Edit", help="Operator and strength, as a multiple of max_act"),
         Column("truncation", "Truncated", "pair", kind_key="token_unit", extra=("truncation_base",),
                help="Share of responses that used up their budget"),
         Column("no_answer", "No answer", "pair", kind_key="token_unit", extra=("no_answer_base",),

@@ -148,6 +148,8 @@
       const size = this.size || this.rows.length || 1;
       const pages = Math.max(1, Math.ceil(this.rows.length / size));
       this.page = Math.min(this.page, pages - 1);
+      // A column that was filtered to one value says nothing more; a list still does.
+      for (const column of this.shown) column.cell.hidden = this.fixed(column);
       const body = el("tbody");
       for (const row of this.rows.slice(this.page * size, (this.page + 1) * size)) body.append(this.row(row));
       if (!this.rows.length) body.append(el("tr", {}, el("td", { colSpan: this.shown.length, class: "none" }, "No row matches.")));
@@ -160,6 +162,7 @@
         `${this.rows.length.toLocaleString("en")} of ${this.data.n.toLocaleString("en")} rows`;
       this.drawPages(pages);
     }
+    fixed(column) { return column.key in this.choices && column.kind !== "list" && column !== this.shown[0]; }
     drawPages(pages) {
       const nav = this.root.querySelector("[data-pages]");
       nav.replaceChildren();
@@ -191,7 +194,7 @@
     row(row) {
       const line = el("tr");
       if (this.data.rowClass) line.dataset.kind = this.get(this.data.rowClass, row) ?? "";
-      this.shown.forEach((column, i) => line.append(this.cell(column, row, i === 0)));
+      this.shown.forEach((column, i) => { if (!this.fixed(column)) line.append(this.cell(column, row, i === 0)); });
       return line;
     }
     cell(column, row, first) {
