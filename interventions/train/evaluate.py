@@ -26,11 +26,12 @@ def reconstruction(sae: "SAE", resid: Tensor) -> dict[str, float]:
         sae: as loaded from its folder.
         resid: `(tokens, d_model)`.
     """
-    error, l0, count = 0.0, 0, torch.zeros(sae.d_sae, dtype=torch.long)
-    mean = resid.float().mean(0)
+    device = sae.W_dec.device
+    error, l0, count = 0.0, 0, torch.zeros(sae.d_sae, dtype=torch.long, device=device)
+    mean = resid.float().mean(0).to(device)
     variance = 0.0
     for part in resid.split(_CHUNK):
-        x = part.float()
+        x = part.to(device).float()
         acts = sae.encode(x)
         error += float((sae.decode(acts, x) - x).double().pow(2).sum())
         variance += float((x - mean).double().pow(2).sum())
@@ -54,7 +55,8 @@ def stored_precision(sae: "SAE", exact: "SAE", resid: Tensor) -> dict[str, float
     """
     flips = active = 0
     for part in resid.split(_CHUNK):
-        low, high = sae.encode(part.float()) > 0, exact.encode(part.float()) > 0
+        x = part.to(sae.W_dec.device).float()
+        low, high = sae.encode(x) > 0, exact.encode(x) > 0
         flips += int((low ^ high).sum())
         active += int(high.sum())
     fvu = reconstruction(sae, resid)["fvu"] - reconstruction(exact, resid)["fvu"]
@@ -132,7 +134,8 @@ def _replaced(
 @torch.inference_mode()
 def _loss(model: "PreTrainedModel", rows: Sequence[Tensor], on_row: Callable[[int], None]) -> float:
     total, count = 0.0, 0
-    for number, row in enumerate(rows, start=1):
+    device = next(model.parameters()).device
+    for number, row in enumerate((row.to(device) for row in rows), start=1):
         logits = model(input_ids=row[None], use_cache=False).logits[0, :-1].float()
         total += float(torch.nn.functional.cross_entropy(logits, row[1:], reduction="sum"))
         count += len(row) - 1

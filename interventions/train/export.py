@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,36 @@ def calibrated(folded: Folded, resid: Tensor, k: int) -> Folded:
         resid: `(tokens, d_model)` without sinks; not the tokens that are measured later.
         k: wanted mean L0.
     """
-    # The threshold is the (tokens * k)-th largest number; no token needs more than 16 k of them.
-    keep = min(16 * k, folded.W_enc.shape[1])
-    tops = [folded.pre(part).topk(keep, dim=-1).values for part in resid.split(_CHUNK)]
-    values = torch.cat(tops).reshape(-1).sort(descending=True).values
-    theta = float(values[min(len(resid) * k, len(values) - 1)].clamp(min=0.0))
+    theta = max(0.0, shift_for_l0(folded.pre, torch.zeros_like(folded.b_enc), resid, k))
     return dataclasses.replace(folded, threshold=torch.full_like(folded.b_enc, theta))
+
+
+def shift_for_l0(
+    pre: Callable[[Tensor], Tensor], threshold: Tensor, resid: Tensor, k: int
+) -> float:
+    """Return what to add to every threshold so that `k` features a token are active on average.
+
+    A feature is active where its pre-activation is above 0 and above its threshold. Where fewer
+    than `k` a token are above 0 at all, the result lets all of those through.
+
+    Args:
+        pre: from `(n, d_model)` to `(n, d_sae)`.
+        threshold: `(d_sae,)`.
+        resid: `(tokens, d_model)` without sinks.
+        k: wanted mean L0.
+    """
+    # The result is the (tokens * k)-th largest margin; no token needs more than 16 k of them.
+    keep = min(16 * k, len(threshold))
+    tops = []
+    for part in resid.split(_CHUNK):
+        found = pre(part.to(threshold.device))
+        margin = torch.where(found > 0, found - threshold, -torch.inf)
+        tops.append(margin.topk(keep, dim=-1).values.cpu())
+    values = torch.cat(tops).reshape(-1).sort(descending=True).values
+    values = values[values > -torch.inf]
+    if len(values) <= len(resid) * k:
+        return -float(threshold.max())
+    return float(values[len(resid) * k])
 
 
 def save_saelens(

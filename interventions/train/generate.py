@@ -48,13 +48,15 @@ def sample_answers(
         sampling: temperature, top k, length limit, seed.
         stop_id: the token that ends an answer; it also pads.
     """
-    generator = torch.Generator().manual_seed(sampling.seed)
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(sampling.seed)
     width = max(len(ids) for ids in prompts)
-    ids = torch.tensor([[stop_id] * (width - len(p)) + list(p) for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    padded = [[stop_id] * (width - len(p)) + list(p) for p in prompts]
+    ids = torch.tensor(padded, device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     answers: list[list[int]] = [[] for _ in prompts]
-    rows = torch.arange(len(prompts))
-    alive = torch.ones(len(prompts), dtype=torch.bool)
+    rows = torch.arange(len(prompts), device=device)
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
     position = (mask.cumsum(1) - 1).clamp(min=0)
     cache = None
     for _ in range(sampling.max_new_tokens):

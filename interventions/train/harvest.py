@@ -1,7 +1,7 @@
 """Activations of the corpus at the hook point, in chunk files that a killed run resumes from."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from interventions.train.config import HarvestConfig
 from interventions.train.files import StepFolder, read_tensors, write_tensors
 from interventions.train.generated_text import read_documents
 from interventions.train.progress import Progress
+from interventions.train.world import ALONE, World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,47 +70,65 @@ def harvest(
     folder: StepFolder,
     config: HarvestConfig,
     hook_point: HookPoint,
-    files: Sequence[Path],
+    parts: Mapping[str, Sequence[Tensor]],
     model: "PreTrainedModel",
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Return counts and the median norm after writing the activations of all rows.
 
     Files `{part}_*.safetensors` hold `acts (tokens, d_model)` bf16, the
     residual's `norms (tokens,)` fp32, `tokens (tokens,)` int32 and `lengths (rows,)` int32.
-    Sinks are stored too: what counts as one is known only when the median is.
+    Sinks are stored too: what counts as one is known only when the median is. With several
+    processes each writes its share of the files, into one folder that all of them see.
+
+    Args:
+        folder: of this step.
+        config: sizes.
+        hook_point: where the residual is read.
+        parts: token rows by part; the median is that of the first part.
+        model: in evaluation mode.
+        world: this process.
 
     Raises:
-        TrainingError: no row is long enough, or an activation is not finite.
+        TrainingError: no row is long enough, an activation is not finite, or a file of a run
+            that was stopped holds other text.
     """
-    parts = split_rows(files, config)
     if not all(parts.values()):
         counts = ", ".join(f"{part} {len(rows)}" for part, rows in parts.items())
         raise TrainingError(
             f"too little text: rows of at least {_MIN_ROW} tokens: {counts}; raise"
-            f" generate.tokens or docs.tokens"
+            f" generate.tokens or docs.tokens, or give more `text`"
         )
-    total = sum(len(row) for rows in parts.values() for row in rows)
+    chunks = [
+        (part, folder.path / f"{part}_{chunk:05d}.safetensors", rows[first:][: config.chunk_rows])
+        for part, rows in parts.items()
+        for chunk, first in enumerate(range(0, len(rows), config.chunk_rows))
+    ]
+    mine = chunks[world.rank :: world.size]
     done = 0
-    norms: dict[str, list[Tensor]] = {part: [] for part in PARTS}
-    with Progress("harvest", total, "tok") as bar:
-        for part, rows in parts.items():
-            for chunk, first in enumerate(range(0, len(rows), config.chunk_rows)):
-                some = rows[first : first + config.chunk_rows]
-                path = folder.path / f"{part}_{chunk:05d}.safetensors"
-                if not path.is_file():
-                    _write_chunk(
-                        path, some, residuals(model, hook_point, some, config.batch_tokens)
-                    )
-                norms[part].append(read_tensors(path)["norms"])
-                done += sum(len(row) for row in some)
-                bar.to(done)
+    with Progress("harvest", sum(len(row) for _, _, some in mine for row in some), "tok") as bar:
+        for _, path, some in mine:
+            if not path.is_file():
+                _write_chunk(path, some, residuals(model, hook_point, some, config.batch_tokens))
+            elif not torch.equal(read_tensors(path)["tokens"].long(), torch.cat(list(some))):
+                raise TrainingError(
+                    f"{path} holds other text than the config gives now; remove the folder or name"
+                    f" another --out"
+                )
+            done += sum(len(row) for row in some)
+            bar.to(done)
+    world.barrier()
+    norms: dict[str, list[Tensor]] = {part: [] for part in parts}
+    for part, path, _ in chunks:
+        norms[part].append(read_tensors(path)["norms"])
     joined = {part: torch.cat(some) for part, some in norms.items()}
-    median = float(joined["train"].median())
+    median = float(next(iter(joined.values())).median())
     report: dict[str, Any] = {"median_norm": median, "guard": config.guard}
     for part, some in joined.items():
         report[f"{part}_rows"] = len(parts[part])
         report[f"{part}_tokens"] = len(some)
-        report[f"{part}_sinks"] = int((some > config.guard * median).sum())
+        sinks = 0 if config.guard is None else int((some > config.guard * median).sum())
+        report[f"{part}_sinks"] = sinks
     return report
 
 
@@ -128,19 +147,27 @@ def _write_chunk(path: Path, rows: Sequence[Tensor], resid: Tensor) -> None:
     )
 
 
-def read_activations(folder: Path, part: str, limit: float | None) -> Tensor:
+def read_activations(
+    folder: Path, part: str, limit: float | None, without: Sequence[int] = ()
+) -> Tensor:
     """Return the stored activations of one part, `(tokens, d_model)` bf16.
 
     Args:
         folder: of the harvest step.
         part: one of `PARTS`.
         limit: tokens whose residual norm is above it are left out; None keeps all.
+        without: token ids that are left out.
     """
     kept = []
     for path in sorted(folder.glob(f"{part}_*.safetensors")):
         stored = read_tensors(path)
         acts = stored["acts"]
-        kept.append(acts if limit is None else acts[stored["norms"] <= limit])
+        use = torch.ones(len(acts), dtype=torch.bool)
+        if limit is not None:
+            use &= stored["norms"] <= limit
+        if without:
+            use &= ~torch.isin(stored["tokens"].long(), torch.tensor(list(without)))
+        kept.append(acts[use] if not use.all() else acts)
     return torch.cat(kept)
 
 

@@ -35,7 +35,7 @@ def firing(
 
     Args:
         encode: from `(n, d_model)` residuals to `(n, d_sae)` activations.
-        resid: `(tokens, d_model)` without sinks.
+        resid: `(tokens, d_model)` without sinks; what is found lies where it lies.
         on_step: told how many tokens are done.
     """
     token, feature, value, done, d_sae = [], [], [], 0, 0
@@ -43,9 +43,9 @@ def firing(
         acts = encode(part.float())
         d_sae = acts.shape[1]
         where = acts.nonzero()
-        token.append((where[:, 0] + done).int())
-        feature.append(where[:, 1].to(torch.int32))
-        value.append(acts[where[:, 0], where[:, 1]])
+        token.append((where[:, 0] + done).int().to(part.device))
+        feature.append(where[:, 1].to(part.device, torch.int32))
+        value.append(acts[where[:, 0], where[:, 1]].to(part.device))
         done += len(part)
         on_step(done)
     return Firing(torch.cat(token), torch.cat(feature), torch.cat(value), done, d_sae)

@@ -1,4 +1,4 @@
-"""A BatchTopK sparse autoencoder with hand-written gradients, for two CPU cores.
+"""A BatchTopK sparse autoencoder with hand-written gradients.
 
 Source: BatchTopK (Bussmann et al. 2024, arXiv 2412.06410) and the auxiliary loss for dead
 features (Gao et al. 2024, arXiv 2406.04093, section A.2). What differs, and why: the batch
@@ -18,7 +18,12 @@ from torch import Tensor
 from interventions.errors import TrainingError
 from interventions.train.config import TrainerConfig
 from interventions.train.files import StepFolder, read_tensors, write_tensors
-from interventions.train.progress import Progress
+from interventions.train.loop import drive
+from interventions.train.source import START, Position, Source, Stored
+from interventions.train.tracker import Tracker
+from interventions.train.world import ALONE, World
+
+_SAMPLE = 50_000  # activations that the mean and the scale are taken from
 
 
 @dataclass
@@ -41,28 +46,40 @@ class Dictionary:
         """The trained tensors, in a fixed order."""
         return [self.W_enc, self.b_enc, self.W_dec, self.b_dec]
 
+    def to(self, device: torch.device | str) -> "Dictionary":
+        """Return the weights on `device`."""
+        return Dictionary(*(p.to(device) for p in self.parameters()), scale=self.scale)
+
     def pre(self, x: Tensor) -> Tensor:
         """Return pre-activations `(rows, d_sae)` of scaled rows, fp32."""
         return (x - self.b_dec) @ self.W_enc + self.b_enc
 
 
-def initial_dictionary(acts: Tensor, config: TrainerConfig, seed: int) -> Dictionary:
+def initial_dictionary(
+    data: Tensor | Source, config: TrainerConfig, seed: int, device: torch.device | str = "cpu"
+) -> Dictionary:
     """Return the starting point: bias at the mean, random unit rows, a tied small encoder.
 
     Args:
-        acts: `(tokens, d_model)` residuals without sinks.
+        data: `(tokens, d_model)` residuals without sinks, or where they come from.
         config: widths.
-        seed: of the random rows.
+        seed: of the random rows, drawn on the CPU wherever the weights go.
+        device: of the weights.
     """
     generator = torch.Generator().manual_seed(seed)
-    sample = acts[torch.randperm(len(acts), generator=generator)[:50_000]].float()
-    d_model = acts.shape[1]
+    if isinstance(data, Tensor):
+        sample = data[torch.randperm(len(data), generator=generator)[:_SAMPLE]]
+    else:
+        sample = data.sample(_SAMPLE, generator)
+    sample = sample.to(device).float()
+    d_model = sample.shape[1]
     scale = d_model**0.5 / float(sample.norm(dim=-1).mean())
-    w_dec = torch.randn(config.d_sae, d_model, generator=generator)
+    w_dec = torch.randn(config.width, d_model, generator=generator)
     w_dec /= w_dec.norm(dim=-1, keepdim=True)
+    w_dec = w_dec.to(device)
     return Dictionary(
         W_enc=(0.3 * w_dec.T).contiguous(),
-        b_enc=torch.zeros(config.d_sae),
+        b_enc=torch.zeros(config.width, device=device),
         W_dec=w_dec,
         b_dec=sample.mean(0) * scale,
         scale=scale,
@@ -72,36 +89,62 @@ def initial_dictionary(acts: Tensor, config: TrainerConfig, seed: int) -> Dictio
 class Trainer:
     """The state of one run: weights, Adam moments, dead counters, where in the data it is."""
 
-    def __init__(self, acts: Tensor, config: TrainerConfig, seed: int) -> None:
+    def __init__(
+        self,
+        data: Tensor | Source,
+        config: TrainerConfig,
+        seed: int,
+        device: torch.device | str = "cpu",
+        world: World = ALONE,
+    ) -> None:
         """Start a run.
 
         Args:
-            acts: `(tokens, d_model)` bf16 residuals without sinks.
+            data: `(tokens, d_model)` bf16 residuals without sinks, or where batches come from.
             config: sizes and optimiser.
             seed: of the initial weights and the order of the data.
+            device: of the weights.
+            world: this process; gradients are those of the joined batch.
 
         Raises:
-            TrainingError: fewer rows than one batch.
+            TrainingError: fewer rows than one batch, or a batch that the processes cannot share.
         """
-        if len(acts) < config.batch_size:
-            raise TrainingError(
-                f"{len(acts)} activations are fewer than one batch of {config.batch_size}; lower"
-                f" trainer.batch_size or harvest more text"
-            )
-        self.acts, self.config, self.seed = acts, config, seed
+        if isinstance(data, Tensor):
+            data = Stored(data, config.batch_size, seed, world)
+        share = world.share(config.batch_size)
+        for name in ("threshold_rows", "aux_rows"):
+            if world.size > 1 and getattr(config, name) > share:
+                raise TrainingError(
+                    f"trainer.{name}={getattr(config, name)} is more than the {share} rows that"
+                    f" each of {world.size} processes has of a batch; lower it or raise"
+                    f" trainer.batch_size"
+                )
+        self.source, self.config, self.seed, self.world = data, config, seed, world
+        self.batch_size = config.batch_size
         self.steps = max(1, config.tokens_seen // config.batch_size)
         self.step = 0
-        self.weights = initial_dictionary(acts, config, seed)
+        self.position: Position = START
+        self._after: Position = START
+        self.weights = initial_dictionary(data, config, seed, device)
+        scale = torch.tensor(self.weights.scale, dtype=torch.float64, device=device)
+        for tensor in [*self.weights.parameters(), scale]:
+            world.from_first(tensor)
+        self.weights.scale = float(scale)
         self.moments = [
             (torch.zeros_like(p), torch.zeros_like(p)) for p in self.weights.parameters()
         ]
-        self.silent = torch.zeros(config.d_sae, dtype=torch.int32)
+        self.silent = torch.zeros(config.width, dtype=torch.int32, device=device)
         self.figures: dict[str, float] = {}
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that the next step depends on."""
         names = ("W_enc", "b_enc", "W_dec", "b_dec")
-        state = {"silent": self.silent, "step": torch.tensor(self.step)}
+        state = {
+            "silent": self.silent,
+            "step": torch.tensor(self.step),
+            "position": torch.tensor(self.position),
+            "scale": torch.tensor(self.weights.scale, dtype=torch.float64),
+        }
         triples = zip(names, self.weights.parameters(), self.moments, strict=True)
         for name, weight, (first, second) in triples:
             state |= {name: weight, f"{name}.m": first, f"{name}.v": second}
@@ -118,19 +161,18 @@ class Trainer:
             second.copy_(state[f"{name}.v"])
         self.silent.copy_(state["silent"])
         self.step = int(state["step"])
+        first, second = state["position"].tolist()
+        self.position = self._after = (first, second)
+        self.weights.scale = float(state["scale"])
 
     def batches(self) -> Iterator[Tensor]:
-        """Yield scaled batches from the current step on, fp32; each epoch its own order."""
-        size = self.config.batch_size
-        per_epoch = len(self.acts) // size
-        while self.step < self.steps:
-            epoch, first = divmod(self.step, per_epoch)
-            generator = torch.Generator().manual_seed(self.seed * 7919 + epoch + 1)
-            order = torch.randperm(len(self.acts), generator=generator)
-            for i in range(first, per_epoch):
-                if self.step >= self.steps:
-                    return
-                yield self.acts[order[i * size : (i + 1) * size]].float() * self.weights.scale
+        """Yield scaled batches from the current position on, fp32, on the weights' device."""
+        device = self.weights.b_dec.device
+        for batch, after in self.source.batches(self.position):
+            if self.step >= self.steps:
+                return
+            self._after = after
+            yield batch.to(device).float() * self.weights.scale
 
     def learning_rate(self) -> float:
         """Return the rate of the current step: warm-up, flat, linear decay."""
@@ -148,6 +190,7 @@ class Trainer:
         """
         self._update(self.gradients(x))
         self.step += 1
+        self.position = self._after
         if not all(map(math.isfinite, self.figures.values())):
             raise TrainingError(f"step {self.step}: the loss is not finite; lower trainer.lr")
 
@@ -158,11 +201,12 @@ class Trainer:
         """
         config, w = self.config, self.weights
         gemm = torch.bfloat16 if config.gemm == "bfloat16" else torch.float32
-        rows = len(x)
+        rows = len(x) * self.world.size
         centred = (x - w.b_dec).to(gemm)
         w_enc, w_dec = w.W_enc.to(gemm), w.W_dec.to(gemm)
         pre = (centred @ w_enc).float() + w.b_enc
-        acts = pre * (pre > _batch_threshold(pre, config)).float()
+        threshold = self.world.from_first(_batch_threshold(pre, config))
+        acts = pre * (pre > threshold).float()
         acts_low = acts.to(gemm)
         error = (acts_low @ w_dec).float() + w.b_dec - x
         grad_out = error * (2.0 / rows)
@@ -175,12 +219,15 @@ class Trainer:
         }
         grads["b_dec"] = grad_out.sum(0) - w.W_enc @ grads["b_enc"]
         dead = self.silent >= config.dead_after_steps
-        if dead.any():
-            self._add_auxiliary(grads, centred, pre, error, dead)
-        self.silent = torch.where((acts > 0).any(0), 0, self.silent + 1).int()
+        missed = self.world.total(error.pow(2).sum())
+        if self.world.first and dead.any():
+            self._add_auxiliary(grads, centred, pre, error, missed / rows, dead)
+        for grad in grads.values():
+            self.world.total(grad)
+        self.silent = torch.where(self.world.any((acts > 0).any(0)), 0, self.silent + 1).int()
         self.figures = {
-            "fvu": float(error.pow(2).sum() / (x - x.mean(0)).pow(2).sum()),
-            "l0": float((acts > 0).sum() / rows),
+            "fvu": float(missed / self.world.total((x - x.mean(0)).pow(2).sum())),
+            "l0": float(self.world.total((acts > 0).sum()) / rows),
             "dead": float(dead.float().mean()),
         }
         return grads
@@ -191,6 +238,7 @@ class Trainer:
         centred: Tensor,
         pre: Tensor,
         error: Tensor,
+        per_row: Tensor,
         dead: Tensor,
     ) -> None:
         """Let dead features explain what the live ones left over, on a few rows."""
@@ -206,7 +254,7 @@ class Trainer:
         miss = acts @ w_dec - left
         # Relative to what is left over, so that its weight stays the same while the error falls.
         total = left.pow(2).sum() / rows
-        size = config.aux_coefficient * float(error.pow(2).sum() / len(error) / total)
+        size = config.aux_coefficient * float(per_row / total)
         grad_out = miss * (2.0 * size / rows)
         grad_pre = (grad_out @ w_dec.T) * (acts > 0)
         grads["W_enc"][:, index] += centred[take].float().T @ grad_pre
@@ -238,32 +286,29 @@ def _batch_threshold(pre: Tensor, config: TrainerConfig) -> Tensor:
     some = pre[: config.threshold_rows].reshape(-1)
     # Never below 0: a negative pre-activation is no activation.
     rows = min(len(pre), config.threshold_rows)
+    assert config.k is not None  # the settings of batchtopk have one
     return some.topk(rows * config.k + 1, sorted=True).values[-1].clamp(min=0.0)
 
 
-def train(folder: StepFolder, acts: Tensor, config: TrainerConfig, seed: int) -> dict[str, Any]:
+def train(
+    folder: StepFolder,
+    data: Tensor | Source,
+    config: TrainerConfig,
+    seed: int,
+    *,
+    device: torch.device | str = "cpu",
+    world: World = ALONE,
+    tracker: Tracker | None = None,
+) -> dict[str, Any]:
     """Return the last figures after training; weights lie in `dictionary.safetensors`.
 
     A killed run goes on from its last checkpoint and ends with the same file.
     """
-    trainer = Trainer(acts, config, seed)
-    checkpoint = folder.path / "checkpoint.safetensors"
-    if checkpoint.is_file():
-        trainer.load_state(read_tensors(checkpoint))
-    curve = []
-    with Progress("train", trainer.steps * config.batch_size, "tok") as bar:
-        for batch in trainer.batches():
-            trainer.train_step(batch)
-            bar.to(trainer.step * config.batch_size, **_short(trainer.figures))
-            if trainer.step % config.checkpoint_steps == 0:
-                write_tensors(checkpoint, trainer.state())
-                curve.append({"step": trainer.step, **trainer.figures})
-    write_dictionary(folder.path / "dictionary.safetensors", trainer.weights)
+    trainer = Trainer(data, config, seed, device, world)
+    curve = drive(trainer, folder, config.checkpoint_steps, world, tracker)
+    if world.first:
+        write_dictionary(folder.path / "dictionary.safetensors", trainer.weights)
     return {"steps": trainer.steps, **trainer.figures, "curve": curve}
-
-
-def _short(figures: dict[str, float]) -> dict[str, str]:
-    return {name: f"{value:.3g}" for name, value in figures.items()}
 
 
 def write_dictionary(path: Path, weights: Dictionary) -> None:

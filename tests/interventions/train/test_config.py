@@ -29,7 +29,7 @@ def test_the_shipped_config_asks_for_what_the_issue_asks_for():
     [
         ("trainer: {d_sae: 64, k: 64, tokens_seen: 9}", "k=64 must be below d_sae=64"),
         ("trainer: {d_sae: 64, k: 4, tokens_seen: 9, lrr: 1}", r"trainer\.lrr: Extra inputs"),
-        ("trainer: {d_sae: 64, tokens_seen: 9}", r"trainer\.k: Field required"),
+        ("trainer: {d_sae: 64, tokens_seen: 9}", "architecture batchtopk needs k"),
         ("trainer: {d_sae: 64, k: 4, tokens_seen: 9, lr: -1}", r"trainer\.lr: .*got -1"),
         ("generate: {tokens: 0}", "there is no text"),
         ("docs: {tokens: 5}", r"docs\.tokens=5 needs docs\.packages"),

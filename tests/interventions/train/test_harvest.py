@@ -65,7 +65,7 @@ def test_documents_are_held_out_whole(corpus):
 def test_killed_harvest_ends_with_the_same_files(tiny_model, corpus, tmp_path, monkeypatch):
     config = HarvestConfig(context=32, chunk_rows=20, batch_tokens=128, holdout_every=4)
     whole = StepFolder(tmp_path / "whole", "k")
-    report = harvest(whole, config, HookPoint(2), [corpus], tiny_model)
+    report = harvest(whole, config, HookPoint(2), split_rows([corpus], config), tiny_model)
     broken = StepFolder(tmp_path / "broken", "k")
     calls = []
 
@@ -77,8 +77,8 @@ def test_killed_harvest_ends_with_the_same_files(tiny_model, corpus, tmp_path, m
 
     monkeypatch.setattr(harvest_module, "residuals", killed)
     with pytest.raises(KeyboardInterrupt):
-        harvest(broken, config, HookPoint(2), [corpus], tiny_model)
-    assert harvest(broken, config, HookPoint(2), [corpus], tiny_model) == report
+        harvest(broken, config, HookPoint(2), split_rows([corpus], config), tiny_model)
+    assert harvest(broken, config, HookPoint(2), split_rows([corpus], config), tiny_model) == report
     files = sorted(whole.path.glob("*.safetensors"))
     assert len(files) >= 4
     for path in files:
@@ -91,7 +91,7 @@ def test_sinks_are_counted_and_left_out(tiny_model, corpus, tmp_path):
         tiny_model.model.embed_tokens.weight[77] *= 1000
     config = HarvestConfig(context=32, holdout_every=4)
     folder = StepFolder(tmp_path / "h", "k")
-    report = harvest(folder, config, HookPoint(2), [corpus], tiny_model)
+    report = harvest(folder, config, HookPoint(2), split_rows([corpus], config), tiny_model)
     rows = read_rows(folder.path, "train")
     sinks = sum(int((row == 77).sum()) for row in rows)
     assert report["train_sinks"] == sinks > 0
@@ -106,9 +106,11 @@ def test_too_little_text_and_activations_that_are_not_finite(tiny_model, corpus,
     short = tmp_path / "short.safetensors"
     write_documents(short, [[5] * 20])
     config = HarvestConfig(context=32, holdout_every=4)
+    parts = split_rows([short], config)
     with pytest.raises(TrainingError, match="too little text"):
-        harvest(StepFolder(tmp_path / "a", "k"), config, HookPoint(2), [short], tiny_model)
+        harvest(StepFolder(tmp_path / "a", "k"), config, HookPoint(2), parts, tiny_model)
     with torch.no_grad():
         tiny_model.model.embed_tokens.weight[:] = float("nan")
+    parts = split_rows([corpus], config)
     with pytest.raises(TrainingError, match="not finite"):
-        harvest(StepFolder(tmp_path / "b", "k"), config, HookPoint(2), [corpus], tiny_model)
+        harvest(StepFolder(tmp_path / "b", "k"), config, HookPoint(2), parts, tiny_model)
