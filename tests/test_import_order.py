@@ -253,6 +253,15 @@ harness_ext.leaderboard.screening
 harness_ext.leaderboard.forecast
 harness_ext.leaderboard.tables
 harness_ext.leaderboard.run
+harness_ext.regress
+harness_ext.regress.runs
+harness_ext.regress.baseline
+harness_ext.regress.comparable
+harness_ext.regress.changes
+harness_ext.regress.losses
+harness_ext.regress.check
+harness_ext.regress.show
+harness_ext.regress.config
 harness_ext.cli
 harness_ext.__main__
 """.strip().splitlines()
