@@ -102,7 +102,7 @@ def spec_from_args(args: Mapping[str, Any]) -> InterventionSpec | None:
         ours: inline[theirs] for theirs, ours in _INLINE_SPEC.items() if theirs in inline
     }
     for key in ("norm_guard", "median_norm"):
-        if str(data.get(key)).lower() in ("none", "off", "false"):
+        if key in data and str(data[key]).lower() in ("none", "off", "false"):
             data[key] = None
     sae = {ours: inline[theirs] for theirs, ours in _INLINE_SAE.items() if theirs in inline}
     if "sae_scale" in inline:

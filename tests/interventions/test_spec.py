@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from interventions.errors import SpecError, SteeringError
-from interventions.spec import InterventionSpec, SAERef, parse_spec
+from interventions.spec import DEFAULT_NORM_GUARD, InterventionSpec, SAERef, parse_spec
 from interventions.spec_io import load_spec, spec_from_args
 
 SAE = {"path": "somewhere"}
@@ -161,6 +161,8 @@ def test_the_names_of_the_airi_fork():
     (edit,) = spec.edits
     assert spec.sae == SAERef(release=AIRI["sae_release"], id=AIRI["sae_id"])
     assert (edit.op, edit.feature, edit.strength, edit.max_act) == ("clamp", 46379, 2.0, 5.84)
+    # What is not named is as in a file: sinks are guarded.
+    assert (spec.positions, spec.norm_guard) == ("all", DEFAULT_NORM_GUARD)
 
 
 @pytest.mark.parametrize("features", [[1, 2, 3], (1, 2, 3), "1/2/3", "[1/2/3]"])
