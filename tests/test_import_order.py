@@ -106,6 +106,7 @@ interventions.features.shortlist
 interventions.features.prefixes
 interventions.features.causal
 interventions.features.injection
+interventions.features.find
 interventions.train.world
 interventions.train.harvest
 interventions.train.source

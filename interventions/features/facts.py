@@ -17,6 +17,7 @@ from interventions.features.facts_write import vocabulary, write_store
 from interventions.features.lens import logit_lens
 from interventions.features.running import FactSettings, Running, renumbered
 from interventions.fingerprint import digest, weights_digest
+from interventions.plan import same_model
 from interventions.residuals import read_residuals
 from interventions.subject import Subject
 from interventions.text.config import TextConfig
@@ -56,7 +57,10 @@ def collect(
     """
     settings = settings or FactSettings()
     about = {
-        "subject": subject.describe(),
+        "subject": {
+            **subject.describe(),
+            "check_model": same_model(subject.sae.model_name, subject.label),
+        },
         "text": text.model_dump(mode="json"),
         "settings": dataclasses.asdict(settings),
     }
