@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from interventions.errors import SpecError
 from interventions.train.config import load_config
 from interventions.train.pipeline import STEPS, Run, measure, run
+from interventions.train.world import joined
 
 _EXAMPLE = """example:
-  sae-steered train examples/train/default.yaml --out runs/default
-  sae-steered train examples/train/default.yaml --out runs/default --evaluate SAE_FOLDER --json
+  sae-steered train examples/train/small.yaml --out runs/small
+  sae-steered train examples/train/small.yaml --out runs/small --evaluate SAE_FOLDER --json
+  torchrun --nproc-per-node 2 --no-python sae-steered train CONFIG.yaml --out DIR
 
 A run that was stopped goes on where it was when the same command is given again."""
 
@@ -57,11 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"--evaluate {arguments.evaluate} holds no sae_weights.safetensors; name the"
                 f" folder of an SAE"
             )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise SpecError("--evaluate runs in one process; start it without torchrun")
         run(config, arguments.out, until="harvest")
         found = measure(Run(config, arguments.out), arguments.evaluate)
         _print(found, arguments.json)
         return 0
-    reports = run(config, arguments.out, until=arguments.until)
+    with joined() as world:
+        reports = run(config, arguments.out, until=arguments.until, world=world)
+    if not world.first:
+        return 0
     _print(reports, arguments.json)
     if arguments.until in (None, "save") and not arguments.json:
         print(f"\nSAE: {Run(config, arguments.out).result}")
