@@ -145,13 +145,13 @@ def _histogram(facts: FeatureFacts) -> Markup | None:
     )
 
 
-def _marked(facts: FeatureFacts) -> frozenset[int]:
-    """Return tokens that the lens and the measured change of logits both list, the same way."""
+def _marked(facts: FeatureFacts) -> tuple[frozenset[int], frozenset[int]]:
+    """Return tokens that lens and measured logits both push up, and those both push down."""
     if facts.causal is None:
-        return frozenset()
+        return frozenset(), frozenset()
     ups = {t.id for t in facts.promoted} & {t.id for t in facts.causal.logits_up}
     downs = {t.id for t in facts.suppressed} & {t.id for t in facts.causal.logits_down}
-    return frozenset(ups | downs)
+    return frozenset(ups), frozenset(downs)
 
 
 def _pair(
@@ -159,7 +159,7 @@ def _pair(
     ups: Sequence[TokenValue],
     down: str,
     downs: Sequence[TokenValue],
-    marked: frozenset[int] = frozenset(),
+    marked: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset()),
     *,
     percent: bool = False,
 ) -> list[dict[str, Any]]:
@@ -171,11 +171,14 @@ def _pair(
             "name": name,
             "kind": kind,
             "rows": [
-                (visible(t.text), shown(t.value), round(100 * abs(t.value) / top), t.id in marked)
+                (visible(t.text), shown(t.value), round(100 * abs(t.value) / top), t.id in both)
                 for t in tokens
             ],
         }
-        for name, kind, tokens in ((up, "up", ups), (down, "down", downs))
+        for name, kind, tokens, both in (
+            (up, "up", ups, marked[0]),
+            (down, "down", downs, marked[1]),
+        )
         if tokens
     ]
 
