@@ -1,0 +1,1 @@
+"""A gate for continuous integration: a run against a committed baseline."""
