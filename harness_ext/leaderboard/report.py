@@ -32,6 +32,7 @@ from harness_ext.leaderboard.summary import (
     discoveries,
     families_of,
     first_family,
+    needed,
 )
 from harness_ext.pages import render
 from harness_ext.pages.charts import funnel
@@ -103,7 +104,7 @@ def page_text(board: Board, results: Results) -> str:
             {
                 "task": f.task,
                 "metric": metric_title(f.metric),
-                "effect": as_size(f.metric, f.smallest_effect),
+                "effect": needed(f),
             }
             for f in detectable(results)
         ],
@@ -155,6 +156,7 @@ def _families(board: Board, results: Results) -> list[dict[str, Any]]:
             "n_null": f.n_null,
             "n_found": len(f.discoveries),
             "smallest": as_size(f.metric, f.smallest_effect),
+            "corrected": as_size(f.metric, f.smallest_discovery),
             "nulls": _nulls(f),
             "note": f.note,
         }
@@ -176,8 +178,8 @@ def _panel(board: Board, cells: Cells, family: Family, places: dict[str, int]) -
         "metric": metric_title(family.metric),
         "forest": family_forest(board, cells, family, place),
         "dose": family_dose(board, cells, family, place),
-        "caption": "Test questions, 95 % intervals: discoveries and best ranks, then prompts,"
-        " then the largest nulls.",
+        "caption": "Test questions, 95 % intervals: discoveries and best ranks, then lexical"
+        " rows, prompts, and the largest nulls.",
     }
 
 

@@ -22,7 +22,7 @@ from harness_ext.pages.charts import (
     scatter,
 )
 
-CANDIDATES, NULL_ROWS, CURVES, GREY_CURVES = 16, 5, 6, 60
+CANDIDATES, OTHERS, CURVES, GREY_CURVES = 16, 5, 6, 60
 
 Cells = Mapping[tuple[str, str, str], Cell]
 
@@ -33,7 +33,7 @@ def by_key(results: Results) -> dict[tuple[str, str, str], Cell]:
 
 
 def family_forest(board: Board, cells: Cells, family: Family, place: int) -> Markup:
-    """Return effects with intervals: discoveries and the best ranks, prompts, the largest nulls.
+    """Return effects with intervals: discoveries, best ranks, lexical rows, prompts, large nulls.
 
     Args:
         board: its rows.
@@ -44,17 +44,23 @@ def family_forest(board: Board, cells: Cells, family: Family, place: int) -> Mar
     found = _cells(board, cells, family)
     share = is_share(family.metric)
     candidates = sorted(
-        ((row, cell) for row, cell in found if row.kind == "feature"),
+        ((r, cell) for r, cell in found if r.kind == "feature" and "lexical" not in cell.flags),
         key=lambda pair: (not pair[1].discovery, pair[1].rank or 10**9, pair[0].id),
     )
     prompts = [pair for pair in found if pair[0].kind == "prompt"]
+    lexical = [pair for pair in found if "lexical" in pair[1].flags]
     nulls = sorted(
         (pair for pair in found if pair[0].kind in NULLS and pair[1].effect.value is not None),
         key=lambda pair: (-abs(pair[1].effect.value or 0.0), pair[0].id),
     )
     items = [
         _item(row, cell, place)
-        for row, cell in (*candidates[:CANDIDATES], *prompts[:NULL_ROWS], *nulls[:NULL_ROWS])
+        for row, cell in (
+            *candidates[:CANDIDATES],
+            *lexical[:OTHERS],
+            *prompts[:OTHERS],
+            *nulls[:OTHERS],
+        )
     ]
     return forest(
         items,

@@ -16,6 +16,7 @@ from harness_ext.leaderboard.summary import (
     detectable,
     discoveries,
     families_of,
+    needed,
 )
 
 TOP = 10
@@ -23,7 +24,9 @@ TOP = 10
 
 
 def markdown(board: Board, results: Results, *, top: int = TOP) -> str:
-    """Return the headline, what was tested, and of each family the best ranks and all prompts.
+    """Return the headline, what was tested, and of each family the best ranks.
+
+    Prompts, lexical rows and the largest null stand below them.
 
     Args:
         board: rows and what made them.
@@ -35,7 +38,7 @@ def markdown(board: Board, results: Results, *, top: int = TOP) -> str:
         f"# {text(info.name)}",
         f"{text(info.model)}, {text(info.dtype)}, on {text(info.backend)};"
         f" {count(board.rows, ['feature'])} candidates, {count(board.rows, NULLS)} null rows,"
-        f" {count(board.rows, ['prompt'])} prompts.",
+        f" {count(board.rows, ['prompt'])} prompt rows.",
         *_headline(board, results),
         "## What was tested",
         _families(board, results),
@@ -76,12 +79,11 @@ def _headline(board: Board, results: Results) -> list[str]:
         noun = "discovery" if len(found) == 1 else "discoveries"
         return [f"**{len(found)} {noun}**", "\n".join(lines)]
     sizes = "; ".join(
-        f"{as_size(f.metric, f.smallest_effect)} ({metric_title(f.metric)}, {text(f.task)})"
-        for f in detectable(results)
+        f"{needed(f)} ({metric_title(f.metric)}, {text(f.task)})" for f in detectable(results)
     )
     known = (
-        f"Effects of at least {sizes} would have been seen with 80 % power; smaller ones are not"
-        " ruled out."
+        f"With 80 % power a single effect would have been found from {sizes} on; smaller ones are"
+        " not ruled out."
         if sizes
         else "How large an effect would have been seen is not known: too few questions."
     )
@@ -90,7 +92,10 @@ def _headline(board: Board, results: Results) -> list[str]:
 
 def _families(board: Board, results: Results) -> str:
     return _table(
-        ["task", "metric", "baseline", "candidates", "nulls", "discoveries", "detectable", "note"],
+        [
+            *("task", "metric", "baseline", "candidates", "nulls", "discoveries"),
+            *("detectable, one row", "detectable, corrected", "note"),
+        ],
         [
             [
                 text(f.task),
@@ -100,18 +105,19 @@ def _families(board: Board, results: Results) -> str:
                 str(f.n_null),
                 str(len(f.discoveries)),
                 as_size(f.metric, f.smallest_effect),
+                as_size(f.metric, f.smallest_discovery),
                 text(f.note),
             ]
             for f, base in families_of(board, results)
         ],
-        left=(0, 1, 7),
+        left=(0, 1, 8),
     )
 
 
 def _family(family: Family, rows: dict[str, Row], cells: Sequence[Cell], top: int) -> str:
     ranked = sorted((c for c in cells if c.rank is not None), key=lambda c: c.rank or 0)
     shown = [c for i, c in enumerate(ranked) if i < top or c.discovery]
-    shown += [c for c in cells if c.discovery and c not in shown]
+    shown += [c for c in cells if "lexical" in c.flags or (c.discovery and c not in shown)]
     prompts = [c for c in cells if rows[c.row].kind == "prompt"]
     nulls = [c for c in cells if rows[c.row].kind in NULLS and c.effect.value is not None]
     largest = sorted(nulls, key=lambda c: -abs(c.effect.value or 0.0))[:1]

@@ -36,6 +36,8 @@ def look_of(row: Row, cell: Cell) -> str:
         return row.kind
     if cell.value.value is None or "undefined" in cell.flags:
         return "undefined"
+    if "lexical" in cell.flags:
+        return "lexical"
     if cell.discovery:
         return "found"
     return "few" if "few flips" in cell.flags else ""

@@ -97,3 +97,13 @@ def as_p(value: float | None) -> str:
     if value is None:
         return "\u2013"
     return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def needed(family: Family) -> str:
+    """Return how large a single effect must be to be found with 80 % power, as text.
+
+    After the correction for all candidates; where that is not known, for one row alone.
+    """
+    if family.smallest_discovery is None:
+        return as_size(family.metric, family.smallest_effect)
+    return as_size(family.metric, family.smallest_discovery)

@@ -78,10 +78,11 @@ def ticks(lo: float, hi: float, n: int = 6) -> list[float]:
     if not hi > lo:
         hi, lo = lo + (abs(lo) or 1.0) / 2, lo - (abs(lo) or 1.0) / 2
     raw = (hi - lo) / max(1, n - 1)
-    power = 10.0 ** math.floor(math.log10(raw))
+    exponent = math.floor(math.log10(raw))
+    power = 10.0**exponent
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
     first, last = math.floor(lo / step + 1e-9), math.ceil(hi / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [round(i * step, 3 - exponent) for i in range(first, last + 1)]
 
 
 def histogram(
