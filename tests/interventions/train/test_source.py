@@ -31,10 +31,10 @@ def streamed(model, rows, **changes):
 
 
 def collect(source, position=START):
-    found = []
+    found, batches = [], source.batches(position)
     with pytest.raises(TrainingError, match="the text ended after 40 rows"):
-        for pair in source.batches(position):
-            found.append(pair)
+        while True:
+            found.append(next(batches))
     return found
 
 
@@ -46,7 +46,9 @@ def test_the_stream_gives_the_activations_of_the_text_once_in_mixed_order(tiny_m
     distance = torch.cdist(got.float(), everything.float())
     nearest = distance.argmin(dim=1)
     assert distance.min(dim=1).values.max() < 0.1
-    assert len(nearest.unique()) == len(got)
+    # Rows that begin with the same token have the same activation there.
+    same = len(rows) - len({int(row[0]) for row in rows})
+    assert len(got) - len(nearest.unique()) <= same
     assert not torch.equal(nearest, nearest.sort().values)
 
 
