@@ -5,7 +5,7 @@ know it read the attributes; they survive keep-all filters and pickling, and pla
 responses of other models simply lack them.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 FinishReason = Literal["stop", "length"]
 
@@ -35,17 +35,23 @@ class Generation(str):
 
     def __new__(
         cls,
-        text: str,
+        text: object,
         *,
-        n_tokens: int,
-        n_reasoning_tokens: int,
-        finish_reason: FinishReason,
-        seed: int | None,
-        reasoning: str,
-        final: str,
-        intervention: str,
+        n_tokens: int | None = None,
+        n_reasoning_tokens: int = 0,
+        finish_reason: FinishReason = "stop",
+        seed: int | None = None,
+        reasoning: str = "",
+        final: str = "",
+        intervention: str = "none",
     ) -> "Generation":
-        """Return `text` with its metadata attached."""
+        """Return `text` with its metadata attached; a plain string where there are none.
+
+        lm-eval makes a task's target the type of the response, by calling that type with it: a
+        target is no generation, and becomes the plain string that it is.
+        """
+        if n_tokens is None:
+            return cast("Generation", str(text))
         self = super().__new__(cls, text)
         self.n_tokens = n_tokens
         self.n_reasoning_tokens = n_reasoning_tokens

@@ -204,6 +204,29 @@ def candidates(config: Config, features: Features, model: ModelFacts) -> list[Pl
     return found
 
 
+def check_rows(config: Config, features: Features, model: ModelFacts) -> None:
+    """Return nothing if every row can be made, as far as that is known without the weights.
+
+    Raises:
+        LeaderboardError: two rows are the same, or features cannot be drawn.
+        SteeringError: a spec does not fit the model.
+    """
+    candidates(config, features, model)
+    if config.edits:
+        null_features(config, features)
+
+
+def null_features(config: Config, features: Features) -> list[int]:
+    """Return the random features of each size: live ones that are no candidates.
+
+    Raises:
+        LeaderboardError: there are too few.
+    """
+    n, seed = config.nulls.random_features, f"null:{config.seed}"
+    taken = chosen_features(config, features)
+    return features.random(n, seed=seed, without=taken) if n else []
+
+
 def fixed_rows(config: Config) -> list[Planned]:
     """Return the rows that edit nothing: the baseline first, then the prompts."""
     rows = [Row(id=BASELINE, kind="baseline", label="baseline")]

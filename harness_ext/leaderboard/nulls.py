@@ -22,9 +22,9 @@ from harness_ext.leaderboard.expand import (
     Features,
     Planned,
     Setting,
-    chosen_features,
     feature_row,
     feature_spec,
+    null_features,
     settings,
 )
 from interventions.plan import ModelFacts, Plan
@@ -67,7 +67,7 @@ class Nulls:
         if not (wanted.random_features or wanted.random_directions):
             return []
         found: list[Planned] = []
-        taken = chosen_features(self.config, self.features) if self.config.edits else []
+        drawn = null_features(self.config, self.features) if self.config.edits else []
         for setting in settings(self.config):
             middle = _middle(setting, candidates)
             target = wanted.mean_change or middle.row.mean_change
@@ -76,10 +76,6 @@ class Nulls:
                     "random rows are scaled to the mean change of the candidates, which was not"
                     " measured; give nulls.mean_change, or 0 random_features and random_directions"
                 )
-            drawn = []
-            if wanted.random_features:
-                seed = f"null:{self.config.seed}"
-                drawn = self.features.random(wanted.random_features, seed=seed, without=taken)
             found += [self._feature(setting, feature, middle, target) for feature in drawn]
             numbers = range(wanted.random_directions)
             found += [self._direction(setting, number, middle, target) for number in numbers]

@@ -18,7 +18,7 @@ from harness_ext.evaluate import declaration
 from harness_ext.hf_config import load_config, model_facts, versions
 from harness_ext.leaderboard.board import BASELINE, Board, Info, Row, write_board
 from harness_ext.leaderboard.config import Config, LeaderboardError
-from harness_ext.leaderboard.expand import Features, Planned, candidates, chosen_features
+from harness_ext.leaderboard.expand import Features, Planned, check_rows, chosen_features
 from harness_ext.leaderboard.forecast import Forecast, count_rows, forecast
 from harness_ext.leaderboard.generate import answer_and_score
 from harness_ext.leaderboard.questions import Task, load_tasks, record
@@ -86,7 +86,7 @@ def run(
     subject = _subject(config, None if dry else folder / STORE)
     try:
         features = Features(config.sae)
-        candidates(config, features, subject.facts)  # says what does not fit
+        check_rows(config, features, subject.facts)
         loaded = load_tasks(config)
         tasks = record(config, loaded, subject.chat)
         n_features = len(chosen_features(config, features)) if config.edits else 0

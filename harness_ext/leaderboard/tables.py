@@ -16,7 +16,7 @@ TOP = 8
 
 def plan_table(forecast: Forecast, name: str) -> RenderableType:
     """Return the plan of a leaderboard, before anything is generated."""
-    table = _table(f"{name}: {_rows(forecast.rows)}")
+    table = _table("")
     for heading in ("task", "stage", "questions", "rows", "requests", "prompt tokens", "budget"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for one in forecast.tasks:
@@ -38,18 +38,21 @@ def plan_table(forecast: Forecast, name: str) -> RenderableType:
         f"About {_time(forecast.seconds)} at {forecast.rate:g} new tokens a second"
         f" ({forecast.rate_from}).",
     )
-    return Group(table, Text("\n".join(lines) + "\n"))
+    return Group(Text(f"{name}: {_rows(forecast.rows)}"), table, Text("\n".join(lines) + "\n"))
 
 
 def _rows(rows: dict[str, int]) -> str:
     names = {
-        "baseline": "baseline",
         "feature": "candidates",
         "random_feature": "random features",
         "random_direction": "random directions",
         "prompt": "prompts",
     }
-    parts = [f"{n} {names[kind]}" for kind, n in rows.items() if n and kind != "baseline"]
+    parts = [
+        f"{n} {names[kind].removesuffix('s' * (n == 1))}"
+        for kind, n in rows.items()
+        if n and kind != "baseline"
+    ]
     return f"{sum(rows.values())} rows: the baseline, " + ", ".join(parts)
 
 
@@ -122,5 +125,9 @@ def _p(value: float | None) -> str:
 
 def _table(title: str) -> Table:
     return Table(
-        title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        title=title or None,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )

@@ -33,3 +33,11 @@ def test_facts_survive_pickle_and_copies():
         assert isinstance(other, Generation)
         assert other == made
         assert vars(other) == FACTS
+
+
+def test_lm_eval_may_make_a_target_the_type_of_a_response():
+    response = Generation("7", n_tokens=1, n_reasoning_tokens=0, finish_reason="stop", seed=None,
+                          reasoning="", final="7", intervention="none")  # fmt: skip
+    target = type(response)(7)  # what lm-eval's `exact_match` does with a number as the target
+    assert type(target) is str
+    assert target == response
