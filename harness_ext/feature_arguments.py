@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from interventions.errors import SpecError
+from interventions.features.doctor import check_at_load
 from interventions.spec import DEFAULT_NORM_GUARD, SAERef
 from interventions.subject import Subject, load_subject
 from interventions.text.config import TextConfig, parse_text
@@ -31,6 +32,9 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--any-model", action="store_true", help="accept an SAE that names another model"
+    )
+    group.add_argument(
+        "--no-check", action="store_true", help="skip the short check that the SAE fits at all"
     )
 
 
@@ -61,13 +65,17 @@ def sae_of(arguments: argparse.Namespace) -> SAERef:
     return SAERef(**given, id=arguments.sae_id)
 
 
-def subject_of(arguments: argparse.Namespace) -> Subject:
+def subject_of(arguments: argparse.Namespace, *, check: bool = True) -> Subject:
     """Return the model and the SAE that the arguments name, loaded.
+
+    Args:
+        arguments: of `add_subject`.
+        check: read some hundred tokens, and warn where the SAE does not reconstruct them.
 
     Raises:
         SteeringError: they are not there, or do not fit each other.
     """
-    return load_subject(
+    subject = load_subject(
         arguments.model,
         sae_of(arguments),
         hook_point=arguments.hook_point,
@@ -77,6 +85,9 @@ def subject_of(arguments: argparse.Namespace) -> Subject:
         check_model=not arguments.any_model,
         revision=arguments.revision,
     )
+    if check and not arguments.no_check:
+        check_at_load(subject)
+    return subject
 
 
 def add_text(parser: argparse.ArgumentParser, *, tokens: int, context: int = 256) -> None:

@@ -42,6 +42,8 @@ class RawSAE:
         apply_b_dec_to_input: whether the encoder sees `z - b_dec`.
         rescale_acts_by_decoder_norm: whether activations count decoder norms (`topk` family).
         center_input: the SAE was trained on a stream whose mean over d_model was subtracted.
+        norm_gated: `threshold` was divided by decoder norms, since the library that trained the
+            SAE compares it with activation times norm.
         hook_name, model_name, median_norm, max_act: as found.
         source: for messages.
         options: `residual_threshold`, `max_iterations`, `stop_on_duplicate_support`.
@@ -63,6 +65,7 @@ class RawSAE:
     apply_b_dec_to_input: bool = False
     rescale_acts_by_decoder_norm: bool = False
     center_input: bool = False
+    norm_gated: bool = False
     hook_name: str | None = None
     model_name: str | None = None
     median_norm: float | None = None
@@ -132,6 +135,7 @@ def build_sae(raw: RawSAE, *, scale: float | None = None, hook_point: str | None
         median_norm=raw.median_norm,
         max_act=_checked_max_act(raw, w_dec.shape[0]),
         source=raw.source,
+        norm_gated=raw.norm_gated,
         content_hash=_content_hash(tensors, sae_fields),
     )
 

@@ -102,6 +102,7 @@ class SAE:
         content_hash: sha256 of everything that the maths depends on.
         why_not: why activations cannot be computed from the residual; empty if they can.
         residual_threshold, max_iterations, stop_on_duplicate_support: of `matching_pursuit`.
+        norm_gated: whether `threshold` counts decoder norms, as the files of its library say.
     """
 
     architecture: str
@@ -129,6 +130,7 @@ class SAE:
     residual_threshold: float = 1e-2
     max_iterations: int | None = None
     stop_on_duplicate_support: bool = True
+    norm_gated: bool = False
 
     def __repr__(self) -> str:
         return (

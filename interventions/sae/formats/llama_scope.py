@@ -82,6 +82,7 @@ def read(folder: Path, source: str) -> RawSAE:
         apply_b_dec_to_input=bool(cfg.get("apply_decoder_bias_to_pre_encoder", False)),
         # Its top-k ranks by what a feature writes; counting that as the activation is the same.
         rescale_acts_by_decoder_norm=bool(cfg.get("sparsity_include_decoder_norm", True)),
+        norm_gated=threshold is not None and bool(cfg.get("sparsity_include_decoder_norm", True)),
         hook_name=hook_in,
         model_name=_model_name(cfg, folder, source),
     )
