@@ -12,6 +12,8 @@ import importlib
 from collections.abc import Sequence
 
 MODES: dict[str, str] = {
+    "contrast": "more active in one set of prompts or responses than in another",
+    "backtracking-data": "a data set of sentences that backtrack, and like ones that do not",
     "reason": "active near words of reasoning, evenly over the words (ReasonScore)",
 }
 """Mode to its line of help; `score NAME` runs `harness_ext.scripts.score_NAME`, which has

@@ -242,6 +242,11 @@ harness_ext.leaderboard.report_rows
 harness_ext.leaderboard.report_markdown
 harness_ext.leaderboard.report
 harness_ext.feature_arguments
+harness_ext.backtracking
+harness_ext.asked
+harness_ext.contrasts
+harness_ext.fixed_answers
+harness_ext.contrast_run
 harness_ext.leaderboard.config
 harness_ext.leaderboard.expand
 harness_ext.leaderboard.calibrate

@@ -1,0 +1,165 @@
+r"""Features that are more active in one set of prompts or responses than in another.
+
+    sae-steered score contrast --contrast aqua-vs-trivia --limit 40 --spec-out best.yaml
+    sae-steered score contrast --contrast faithful-vs-unfaithful --run results/evaluate-...
+    sae-steered score contrast --base plain.jsonl --exp puzzles.jsonl --column question
+    sae-steered score contrast --labelled backtracking.jsonl
+
+Sets: --contrast NAME, or --base and --exp, or one --labelled file. With
+DeepSeek-R1-Distill-Llama-8B and a published SAE:
+
+    sae-steered score contrast --model deepseek-ai/DeepSeek-R1-Distill-Llama-8B \
+        --sae-release llama_scope_r1_distill --sae-id l25r_400m_slimpajama_400m_openr1_math \
+        --contrast aqua-vs-trivia --limit 250 --out runs/aqua.json --spec-out best.yaml
+
+A pass that was killed goes on where it had been when the same command is given again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from harness_ext.feature_arguments import add_subject, subject_of
+
+NAMES = (
+    "aqua-vs-trivia",
+    "cot-vs-plain",
+    "faithful-vs-unfaithful",
+    "backtracking-vs-not",
+    "fixed-vs-needed",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the mode."""
+    add_subject(parser)
+    sets = parser.add_argument_group("the two sets")
+    add = sets.add_argument
+    add("--contrast", choices=NAMES, help="a ready-made pair of sets")
+    add("--base", action="append", default=[], metavar="SOURCE", help="baseline: a .jsonl, .json,"
+        " .parquet file, a .txt file with a text a line, or hub:ID; may be repeated")  # fmt: skip
+    add("--exp", action="append", default=[], metavar="SOURCE", help="experiment, likewise")
+    add("--labelled", type=Path, metavar="FILE", help="JSONL with `text` and `label`: 1 is the"
+        " experiment, 0 the baseline")  # fmt: skip
+    add("--column", default="text", metavar="NAME", help="column of the text (default: text)")
+    add("--prompt-column", metavar="NAME", help="column of the user's message")
+    add("--response-column", metavar="NAME", help="column of the response to it")
+    add("--group-column", metavar="NAME", help="column of the question's id: same ids are paired")
+    add("--split", default="train", help="of hub data sets (default: train)")
+    add("--prompt-format", metavar="FORMAT", help="put prompts into this, with {prompt}, in place"
+        " of the model's chat template")  # fmt: skip
+    add("--limit", type=int, metavar="N", help="texts of a set at most")
+    add("--run", action="append", default=[], type=Path, metavar="PATH", help="folder or file of a"
+        " run of a _hint task, for contrasts of responses; may be repeated")  # fmt: skip
+    add("--detector", default="lexicon", help="faithful-vs-unfaithful: lexicon, regex or judge")
+    add("--sign", choices=("correct", "wrong", "both"), default="both", help="of the hints")
+    add("--keep-mentions", action="store_true", help="count the sentences that name the hint, too")
+    add("--before", action="store_true", help="backtracking-vs-not: the sentence in front of it")
+    add("--phrases", type=Path, metavar="YAML", help="phrases of backtracking of your own")
+    add("--prompt-style", default="boxed", help="of records.jsonl files (default: boxed)")
+    add("--benchmark", default="aqua", help="cot-vs-plain, fixed-vs-needed (default: aqua)")
+    add("--max-new-tokens", type=int, default=512, metavar="N", help="fixed-vs-needed: tokens of a"
+        " chain of thought (default: 512)")  # fmt: skip
+    add("--sample", action="store_true", help="fixed-vs-needed: temperature 0.6, top-p 0.95")
+    add("--journal", type=Path, metavar="DIR", help="fixed-vs-needed: keeps chains of thought")
+    what = parser.add_argument_group("what counts")
+    add = what.add_argument
+    add("--part", choices=("prompt", "response", "reasoning", "final", "all"), help="of a text")
+    add("--count-template", action="store_true", help="the chat template's own words count, too")
+    add("--special", action="store_true", help="BOS and other special tokens count, too")
+    add("--first", type=int, metavar="N", help="only the first N tokens that count")
+    add("--context", type=int, default=4096, metavar="N", help="tokens of a text at most")
+    add("--think-end", default="</think>", help="what closes the reasoning (default: </think>)")
+    add("--batch-tokens", type=int, default=4096, metavar="N", help="(default: 4096)")
+    score = parser.add_argument_group("score")
+    add = score.add_argument
+    add("--aggregate", choices=("mean", "last", "max", "active"), help="over the tokens of a text"
+        " (default: mean); active: share of tokens at which the feature fires")  # fmt: skip
+    add("--trim", type=float, default=0.0, metavar="X", help="share of texts left out at each end")
+    add("--min-base", type=float, default=0.01, metavar="X", help="(default: 0.01)")
+    add("--min-exp", type=float, default=0.1, metavar="X", help="(default: 0.1)")
+    add("--max-q", type=float, default=0.05, metavar="X", help="1 keeps all (default: 0.05)")
+    add("--permutations", type=int, default=10_000, metavar="N", help="(default: 10000)")
+    add("--seed", type=int, default=0, help="(default: 0)")
+    add("--list", choices=("both", "increase", "absent"), default="both", help="increase: the"
+        " baseline has the feature, too; absent: it does not (default: both)")  # fmt: skip
+    add("--parity", choices=("faithfulness", "reasoning"), help="compute as notebook 000 or 001")
+    add("--parity-padding", choices=("batch", "set"), default="batch", help="pad to the longest of"
+        " eight prompts, or of all")  # fmt: skip
+    out = parser.add_argument_group("output")
+    add = out.add_argument
+    add("--top", type=int, default=10, metavar="N", help="features in the table (default: 10)")
+    add("--keep", type=int, default=1000, metavar="N", help="features of each list in --out")
+    add("--out", type=Path, metavar="FILE", help="JSON of the features that were kept")
+    add("--table", type=Path, metavar="FILE", help="Parquet of all features")
+    add("--spec-out", type=Path, metavar="FILE", help="YAML spec that steers the best")
+    add("--spec-top", type=int, default=1, metavar="N", help="features in --spec-out")
+    add("--json", action="store_true", help="print JSON in place of the table")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Return the exit status after printing the ranking; 1 if no feature passes.
+
+    Raises:
+        SteeringError: model, SAE or texts cannot be used.
+        HarnessError: the files of a run cannot be used.
+    """
+    from harness_ext import contrast_run
+    from interventions.features.scored import next_command, write_scored, write_spec
+
+    contrast_run.check(arguments)
+    subject = subject_of(arguments)
+    found = contrast_run.run(arguments, subject)
+    scored = found.scored
+    if arguments.out:
+        write_scored(arguments.out, scored)
+    if arguments.table:
+        found.write_table(arguments.table)
+    if arguments.spec_out and scored.features:
+        write_spec(arguments.spec_out, scored, top=arguments.spec_top)
+    if arguments.json:
+        plain = scored.as_dict()
+        print(json.dumps({**plain, "features": plain["features"][: arguments.top]}))
+    else:
+        _print(scored, arguments.top)
+        if arguments.spec_out and scored.features:
+            print(f"steer with it:\n  {next_command(scored, arguments.spec_out)}")
+    found.finish()
+    return 0 if scored.features else 1
+
+
+def _print(scored: Any, top: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = scored.features[:top]
+    if rows:
+        table = Table(title=f"{scored.settings['name']}, {scored.subject['sae_label']} at"
+                      f" {scored.subject['hook_point']}")  # fmt: skip
+        shown = [
+            name
+            for name in ("base", "exp", "increase", "low", "high", "p", "q", "share_base",
+                         "share_exp", "length_r", "max_act")
+            if name in rows[0]
+        ]  # fmt: skip
+        table.add_column("feature", justify="right")
+        table.add_column("list")
+        for name in shown:
+            table.add_column(name, justify="right")
+        for row in rows:
+            cells = ["-" if row[name] is None else f"{row[name]:.3g}" for name in shown]
+            table.add_row(str(row["feature"]), row["list"], *cells)
+        Console().print(table)
+    facts = scored.facts
+    for name, label in (("base", "baseline"), ("exp", "experiment")):
+        side = facts[name]
+        print(f"{label}: " + ", ".join(f"{key} {_short(value)}" for key, value in side.items()))
+    removed = ", ".join(f"{count} by {why}" for why, count in facts["removed"].items() if count)
+    print(f"removed: {removed or 'none'}")
+    for note in scored.notes:
+        print(f"note: {note}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
