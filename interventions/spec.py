@@ -60,6 +60,7 @@ class SAERef(_Strict):
             and does not store it.
         threshold: turns a TopK SAE into one whose features are active above this activation,
             without a look at the others (`sae-steered threshold` finds it); for vLLM.
+        facts: folder of `sae-steered facts`, which `max_act` of this SAE is taken from.
     """
 
     default: Literal[True] | None = None
@@ -71,6 +72,7 @@ class SAERef(_Strict):
     hook_point: str | None = None
     scale: float | None = Field(default=None, gt=0)
     threshold: float | None = Field(default=None, ge=0)
+    facts: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -26,6 +26,8 @@ from typing import Any
 from harness_ext.feature_arguments import add_subject, add_text, subject_of, text_of
 from interventions.errors import SpecError
 
+_DENSE = 0.05
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status after gathering facts and printing a summary.
@@ -144,9 +146,14 @@ def _shortlist(arguments: argparse.Namespace, store: Any) -> list[int]:
                 f" of {store.subject['sae_label']}; give a ranking of the same SAE"
             )
         features = [int(row["feature"]) for row in ranked.features]
-        return [feature for feature in features if density[feature] > 0][: arguments.top]
-    some = [f for f, share in enumerate(density) if 0 < share < 0.05]
-    return sorted(some, key=lambda f: -density[f])[: arguments.top]
+        chosen = [feature for feature in features if density[feature] > 0][: arguments.top]
+    else:
+        some = [f for f, share in enumerate(density) if 0 < share < _DENSE]
+        chosen = sorted(some, key=lambda f: -density[f])[: arguments.top]
+    if not chosen:
+        which = arguments.scores or f"features with a density below {_DENSE:.0%}"
+        raise SpecError(f"no live feature among {which} to measure; name some with --features")
+    return chosen
 
 
 def _count(text: str) -> int:

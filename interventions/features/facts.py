@@ -106,7 +106,10 @@ def collect(
         contexts=shown,
         texts=vocabulary(subject.tokenizer),
         stats=stats | {"median_norm": torch.tensor(subject.median_norm)},
-        sae_hash=subject.sae.content_hash,
+        about_stats={
+            "sae_hash": subject.sae.content_hash,
+            "hook_point": str(subject.hook_point),
+        },
     )
     checkpoint.clear()
     return FactStore.open(out)

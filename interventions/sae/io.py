@@ -14,7 +14,7 @@ from interventions.sae.build import RawSAE, build_sae
 from interventions.sae.core import SAE
 from interventions.sae.formats import saelens
 from interventions.sae.formats.detect import KNOWN_FILES, read_file, read_folder
-from interventions.sae.formats.files import read_safetensors
+from interventions.sae.formats.files import read_safetensors, safetensors_metadata
 from interventions.sae.registry import RegistryEntry, find_release, is_release
 from interventions.sae.threshold import with_threshold
 from interventions.spec import SAERef
@@ -54,6 +54,8 @@ def load_sae(ref: SAERef, *, features: Sequence[int] | None = None) -> SAE:
         sae = _from_release(ref)
     if ref.threshold is not None:
         sae = with_threshold(sae, ref.threshold)
+    if ref.facts is not None:
+        sae = _with_facts(sae, Path(ref.facts).expanduser())
     if features is not None:
         sae.check_features(features)
     return sae
@@ -96,6 +98,27 @@ def _add_stats(raw: RawSAE, path: Path) -> None:
     raw.max_act = stats.get("max_act")
     if raw.median_norm is None and "median_norm" in stats:
         raw.median_norm = float(stats["median_norm"])
+
+
+def _with_facts(sae: SAE, folder: Path) -> SAE:
+    """Return the SAE with `max_act`, and a median norm if it has none, from a folder of facts."""
+    path = folder / STATS
+    if not path.is_file():
+        raise SAENotFoundError(
+            f"`facts` {folder} holds no {STATS}; name a folder that `sae-steered facts` made"
+        )
+    about = safetensors_metadata(path)
+    theirs = about.get("sae_hash", "")
+    if theirs != sae.content_hash:
+        raise SAEError(
+            f"`facts` {folder} are of another SAE ({theirs[:12] or 'unnamed'}) than {sae.source}"
+            f" ({sae.content_hash[:12]}); make them anew with `sae-steered facts`"
+        )
+    stats = read_safetensors(path)
+    median = sae.median_norm
+    if median is None and about.get("hook_point") == str(sae.hook_point):
+        median = float(stats["median_norm"])
+    return dataclasses.replace(sae, max_act=stats["max_act"].float(), median_norm=median)
 
 
 def _from_repo(ref: SAERef, repo: str) -> SAE:

@@ -16,7 +16,8 @@ def check_saes(spec: InterventionSpec, allowed: Sequence[SAERef]) -> None:
     """Return nothing if a spec names no SAE but those that a server reads.
 
     These are the embedded one, the releases of SAELens, and `allowed`. An allowed folder or
-    repository without an `id` allows every `id` inside it.
+    repository without an `id` allows every `id` inside it. `facts` names a folder of the server's
+    too, so it must be that of an allowed one.
 
     Raises:
         SpecError: it names another; the message does not tell whether that one exists.
@@ -28,6 +29,11 @@ def check_saes(spec: InterventionSpec, allowed: Sequence[SAERef]) -> None:
             raise SpecError(
                 f"edit {number}: this server does not read the SAE '{ref.label}'; it reads {listed}"
                 f" (`saes` in its additional_config)"
+            )
+        if ref.facts is not None and not any(_same_facts(ref, one) for one in allowed):
+            raise SpecError(
+                f"edit {number}: this server does not read `facts` '{ref.facts}'; give `max_act`"
+                f" in the edit, or name them in `saes` of its additional_config"
             )
 
 
@@ -43,6 +49,11 @@ def _inside(ref: SAERef, allowed: SAERef) -> bool:
     if ref.repo is not None and (ref.repo, ref.revision) == (allowed.repo, allowed.revision):
         return ref.id == allowed.id or (allowed.id is None and not _climbs(ref.id))
     return ref.release is not None and (ref.release, ref.id) == (allowed.release, allowed.id)
+
+
+def _same_facts(ref: SAERef, allowed: SAERef) -> bool:
+    folders = [one.facts and Path(one.facts).expanduser().resolve() for one in (ref, allowed)]
+    return folders[0] == folders[1]
 
 
 def _path(ref: SAERef) -> Path:
