@@ -37,7 +37,6 @@ def noise(boards: int, level: float) -> dict[str, Any]:
         "one sample, 60 questions": {"questions": 60, "repeats": 1},
         "three samples, 40 questions": {"questions": 40, "repeats": 3},
         "16 questions": {"questions": 16, "repeats": 1},
-        "rows that copy nothing": {"questions": 60, "copied": 0.0},
         "any push costs 10 points": {"questions": 60, "null_effect": -0.1},
     }
     out: dict[str, Any] = {}
@@ -47,8 +46,8 @@ def noise(boards: int, level: float) -> dict[str, Any]:
         tenths: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(10, dtype=int))
         below: dict[str, list[float]] = defaultdict(list)
         for seed in range(boards):
-            board = simulate_board(Simulation(features=20, nulls=19, seed=seed, **setting))
-            results = analyse(board, Options(metrics=METRICS, level=level, seed=seed))
+            board = simulate_board(Simulation(features=20, nulls=9, seed=seed, **setting))
+            results = analyse(board, Options(metrics=METRICS, level=level, seed=seed, draws=500))
             for family in results.families:
                 own = [c for c in results.cells if c.metric == family.metric]
                 found[family.metric].append(len(family.discoveries))
@@ -83,15 +82,15 @@ def planted(boards: int, level: float) -> dict[str, Any]:
         board = simulate_board(
             Simulation(
                 features=25,
-                nulls=39,
+                nulls=19,
                 questions=200,
+                hinted=False,
                 accuracy=0.4,
                 seed=1000 + seed,
                 accuracy_effects=dict.fromkeys(range(5), 0.35),
-                follow_effects=dict.fromkeys(range(5), 0.35),
             )
         )
-        results = analyse(board, Options(metrics=("acc_none", "influence"), level=level))
+        results = analyse(board, Options(metrics=("acc_none",), level=level, draws=500))
         for family in results.families:
             wrong = [row for row in family.discoveries if row not in real]
             false_share[family.metric].append(len(wrong) / max(len(family.discoveries), 1))
@@ -208,16 +207,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--boards", type=int, default=200, help="of each kind (default: 200)")
+    parser.add_argument("--boards", type=int, default=200, help="of noise (default: 200)")
     parser.add_argument("--level", type=float, default=0.05, help="of the q-values (default: .05)")
     parser.add_argument("--only", choices=("noise", "planted", "power", "coverage", "speed"))
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
     parts = {
         "noise": lambda: noise(args.boards, args.level),
-        "planted": lambda: planted(args.boards, args.level),
-        "power": lambda: power(2 * args.boards),
-        "coverage": lambda: coverage(args.boards),
+        "planted": lambda: planted(args.boards // 4, args.level),
+        "power": lambda: power(args.boards),
+        "coverage": lambda: coverage(args.boards // 4),
         "speed": lambda: speed(500, 5, 200),
     }
     found: dict[str, Any] = {

@@ -69,8 +69,9 @@ def _identity(
         if old == new:
             continue
         if old is None or new is None:
-            side = "baseline" if old is None else "run"
-            text = f"the {side} does not say its {aspect}; the other side: {_short(new if old is None else old)}"
+            silent, other = ("baseline", "run") if old is None else ("run", "baseline")
+            told = new if old is None else old
+            text = f"the {silent} does not say its {aspect}, the {other} has {_short(told)}"
         else:
             text = "; ".join(_changes(old, new))
         found.append(Difference(name, aspect, text))
