@@ -132,7 +132,7 @@ def test_nulls_of_every_operator_push_as_far_as_the_median_candidate(
     features = Features(config.sae)
     tried = with_changes(candidates(config, features, FACTS), calibration)
     found = Nulls(config, features, FACTS, calibration, tmp_path).rows(tried)
-    changes = sorted(planned.row.mean_change for planned in tried)
+    changes = sorted(planned.row.mean_change or 0.0 for planned in tried)
     for planned in found:
         assert planned.row.mean_change == pytest.approx(changes[1], rel=2e-3)
         assert planned.plan is not None
