@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from harness_ext.leaderboard.board import BASELINE, Board, Row
+from harness_ext.leaderboard.flat import layer_of
 from harness_ext.leaderboard.names import NULLS, is_share, metric_title, row_link, row_title
 from harness_ext.leaderboard.report_table import look_of
 from harness_ext.leaderboard.results import Cell, Family, Results
@@ -82,11 +83,12 @@ def family_dose(board: Board, cells: Cells, family: Family, place: int) -> Marku
         at = row.strength if row.strength is not None else row.value
         if row.kind == "feature" and at is not None and cell.effect.value is not None:
             groups[_group(row)].append((at, row, cell))
-    several = len({(row.hook_point, row.sae) for row in board.rows if row.kind == "feature"}) > 1
+    features = [row for row in board.rows if row.kind == "feature"]
+    saes = len({row.sae for row in features if row.sae}) > 1
+    layers = len({row.hook_point for row in features if row.hook_point}) > 1
+    shown = 5 if saes else 4 if layers else 3  # parts of a name that tell curves apart
     curves = {
-        " ".join(part for part in (key if several else key[:3]) if part): sorted(
-            group, key=lambda g: g[0]
-        )
+        " ".join(part for part in key[:shown] if part): sorted(group, key=lambda g: g[0])
         for key, group in groups.items()
         if len({g[0] for g in group}) > 1
     }
@@ -198,7 +200,8 @@ def _group(row: Row) -> tuple[str, ...]:
     """Return what the rows of one curve share."""
     name = str(row.feature) if row.feature is not None else row.id
     positions = "" if row.positions in (None, "all") else str(row.positions)
-    return name, row.op or "", positions, row.hook_point or "", row.sae or ""
+    layer = layer_of(row)
+    return name, row.op or "", positions, "" if layer is None else f"layer {layer}", row.sae or ""
 
 
 def _scatter_kind(row: Row, right: Cell, silent: Cell) -> str:

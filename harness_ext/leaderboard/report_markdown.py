@@ -37,8 +37,8 @@ def markdown(board: Board, results: Results, *, top: int = TOP) -> str:
     parts = [
         f"# {text(info.name)}",
         f"{text(info.model)}, {text(info.dtype)}, on {text(info.backend)};"
-        f" {count(board.rows, ['feature'])} candidates, {count(board.rows, NULLS)} null rows,"
-        f" {count(board.rows, ['prompt'])} prompt rows.",
+        f" {count(board.rows, ['feature'])} candidates, {count(board.rows, NULLS)} nulls,"
+        f" {count(board.rows, ['prompt'])} with a prompt.",
         *_headline(board, results),
         "## What was tested",
         _families(board, results),

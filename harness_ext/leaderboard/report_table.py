@@ -56,7 +56,12 @@ def rows_table(
         places: number of each task, by which links name it.
     """
     rows = {row.id: row for row in board.rows}
-    cells = [*baseline_cells(board, results), *results.cells]
+    # Where no column decides: candidates, the baseline, prompts, nulls.
+    order = ("feature", "baseline", "prompt", *NULLS)
+    cells = sorted(
+        [*baseline_cells(board, results), *results.cells],
+        key=lambda cell: order.index(rows[cell.row].kind),
+    )
     return table(
         _columns(results, task, metric_title(metric)),
         [_line(rows[cell.row], cell, places) for cell in cells],

@@ -318,7 +318,7 @@ class _Plot:
         self.parts.append(part)
 
     def text(self, x: float, y: float, text: str, kind: str, anchor: str = "start") -> None:
-        room = {"end": x, "start": WIDTH - x}.get(anchor, math.inf) / _CHARACTER + 2
+        room = {"end": x, "start": WIDTH - x}.get(anchor, math.inf) / _CHARACTER + 1
         short = text if len(text) <= room else text[: max(3, int(room) - 1)] + "\u2026"
         whole = f"<title>{escape(text)}</title>" if short != text else ""
         self.add(
