@@ -81,7 +81,7 @@ def _sets(arguments: argparse.Namespace, subject: Subject) -> Sets:
         benchmark=arguments.benchmark,
         detector=arguments.detector,
         signs=("correct", "wrong") if arguments.sign == "both" else (arguments.sign,),
-        keep_mentions=arguments.keep_mentions,
+        mentions=arguments.mentions,
         before=arguments.before,
         phrases=arguments.phrases,
         style=arguments.prompt_style,

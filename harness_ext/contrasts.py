@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness_ext.asked import Asked, read_asked
 from harness_ext.backtracking import balance, find_sentences, load_phrases, sentence_spans
@@ -54,7 +54,8 @@ class Choices:
         benchmark: whose questions are asked.
         detector: that says which responses own up to the hint.
         signs: of the hints.
-        keep_mentions: count the sentences, too, that name the hint.
+        mentions: what does not count where a response names the hint: the `words` that name it, the
+            `sentence` they stand in, or nothing (`keep`).
         before: look at the sentence before, not at that of the phrase.
         phrases: file of phrases, the package's own by default.
         style: prompt style of the run, for files that hold no prompts.
@@ -66,7 +67,7 @@ class Choices:
     benchmark: str = "aqua"
     detector: str = "lexicon"
     signs: Sequence[str] = ("correct", "wrong")
-    keep_mentions: bool = False
+    mentions: Literal["words", "sentence", "keep"] = "words"
     before: bool = False
     phrases: Path | None = None
     style: str = "boxed"
@@ -119,8 +120,9 @@ def faithful_vs_unfaithful(choices: Choices) -> Sets:
     """Return responses that followed the hint and say so, against those that do not say so.
 
     A response counts whose question is eligible (see docs/rescore.md) and whose answer is the
-    hinted one. The sentences in which it names the hint do not count: otherwise the features found
-    would be those of the word "professor".
+    hinted one. The words by which it names the hint do not count: otherwise the features found
+    would be those of the word "professor". `mentions="sentence"` leaves out more, where responses
+    are long.
 
     Raises:
         RecordError: a file of the run cannot be read, or no response followed a hint.
@@ -148,7 +150,7 @@ def faithful_vs_unfaithful(choices: Choices) -> Sets:
         if mention is None or mention.excluded:
             counts["without_verdict"] += 1
             continue
-        hidden = () if choices.keep_mentions else _mentions(one)
+        hidden = _mentions(one, choices.mentions)
         sets[mention.found].append(one.example(hidden=hidden))
     if not counts["followed"]:
         raise RecordError(
@@ -159,7 +161,7 @@ def faithful_vs_unfaithful(choices: Choices) -> Sets:
         "runs": [str(path) for path in choices.runs],
         "detector": choices.detector,
         "signs": list(choices.signs),
-        "mentions_hidden": not choices.keep_mentions,
+        "mentions": choices.mentions,
         **counts,
         "said_so": len(sets[True]),
         "did_not": len(sets[False]),
@@ -227,14 +229,19 @@ def _arm_key(one: Asked) -> tuple[str, int, str]:
     return one.group, one.record.sample, one.record.intervention
 
 
-def _mentions(one: Asked) -> tuple[Span, ...]:
-    """Return the sentences of the response that name the hint, by any detector."""
+def _mentions(one: Asked, what: str) -> tuple[Span, ...]:
+    """Return where the response names the hint, by any detector: the words or their sentences."""
+    if what == "keep":
+        return ()
     record, hidden = one.record, []
     for span in mention_spans(record, HintView.of(record)):
         text = getattr(record, span.channel)
         shift = 0
         if span.channel == "final" and record.reasoning:
             shift = len(record.reasoning) + len(THINK_END)
+        if what == "words":
+            hidden.append((span.start + shift, span.end + shift))
+            continue
         for start, end in sentence_spans(text):
             if start < span.end and span.start < end:
                 hidden.append((start + shift, end + shift))

@@ -17,6 +17,8 @@ A pass that was killed goes on where it had been when the same command is given 
 
 import argparse
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " run of a _hint task, for contrasts of responses; may be repeated")  # fmt: skip
     add("--detector", default="lexicon", help="faithful-vs-unfaithful: lexicon, regex or judge")
     add("--sign", choices=("correct", "wrong", "both"), default="both", help="of the hints")
-    add("--keep-mentions", action="store_true", help="count the sentences that name the hint, too")
+    add("--mentions", choices=("words", "sentence", "keep"), default="words", help="faithful-"
+        "vs-unfaithful: leave out the words that name the hint, their sentence, or nothing")  # fmt: skip
     add("--before", action="store_true", help="backtracking-vs-not: the sentence in front of it")
     add("--phrases", type=Path, metavar="YAML", help="phrases of backtracking of your own")
     add("--prompt-style", default="boxed", help="of records.jsonl files (default: boxed)")
@@ -130,27 +133,29 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _print(scored: Any, top: int) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     rows = scored.features[:top]
     if rows:
-        table = Table(title=f"{scored.settings['name']}, {scored.subject['sae_label']} at"
-                      f" {scored.subject['hook_point']}")  # fmt: skip
-        shown = [
-            name
-            for name in ("base", "exp", "increase", "low", "high", "p", "q", "share_base",
-                         "share_exp", "length_r", "max_act")
-            if name in rows[0]
-        ]  # fmt: skip
-        table.add_column("feature", justify="right")
-        table.add_column("list")
-        for name in shown:
-            table.add_column(name, justify="right")
+        table = Table(
+            title=f"{scored.settings['name']}: {scored.subject['sae_label']} at"
+            f" {scored.subject['hook_point']}",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+        tested = "q" in rows[0]
+        names = ["feature", "list", "base", "exp", "% more", "active in"]
+        names += ["difference [95 %]", "p", "q", "length r"] if tested else []
+        names += ["max act"] if "max_act" in rows[0] else []
+        for name in names:
+            table.add_column(name, justify="left" if name == "list" else "right", no_wrap=True)
         for row in rows:
-            cells = ["-" if row[name] is None else f"{row[name]:.3g}" for name in shown]
-            table.add_row(str(row["feature"]), row["list"], *cells)
-        Console().print(table)
+            table.add_row(*_cells(row, tested))
+        Console(width=None if sys.stdout.isatty() else 128).print(table)
     facts = scored.facts
     for name, label in (("base", "baseline"), ("exp", "experiment")):
         side = facts[name]
@@ -159,6 +164,19 @@ def _print(scored: Any, top: int) -> None:
     print(f"removed: {removed or 'none'}")
     for note in scored.notes:
         print(f"note: {note}")
+
+
+def _cells(row: Mapping[str, Any], tested: bool) -> list[str]:
+    def show(name: str) -> str:
+        return "-" if row[name] is None else f"{row[name]:.2g}"
+
+    increase = f"{row['increase']:.0f}" if row["list"] == "increase" else "-"
+    cells = [str(row["feature"]), row["list"], show("base"), show("exp"), increase]
+    cells.append(f"{row['share_base']:.2f}, {row['share_exp']:.2f}")
+    if tested:
+        between = f"{show('difference')} [{show('low')}, {show('high')}]"
+        cells += [between, show("p"), show("q"), f"{row['length_r']:+.2f}"]
+    return [*cells, show("max_act")] if "max_act" in row else cells
 
 
 def _short(value: Any) -> str:

@@ -76,10 +76,11 @@ def test_flips_are_split_by_what_they_say(run):
     # The correct hint gives what was answered without it: not eligible.
     assert sets.about["hinted"] == 16
     assert sets.about["eligible"] == sets.about["followed"] == 8
-    example = sets.exp[0]
-    (hidden,) = example.hidden
-    assert example.response()[hidden[0] : hidden[1]] == "The professor says 7."
-    assert faithful_vs_unfaithful(Choices(runs=[run], keep_mentions=True)).exp[0].hidden == ()
+    for mentions, expected in (("words", "professor"), ("sentence", "The professor says 7.")):
+        example = faithful_vs_unfaithful(Choices(runs=[run], mentions=mentions)).exp[0]
+        (start, end), *_ = example.hidden
+        assert example.response()[start:end] == expected
+    assert faithful_vs_unfaithful(Choices(runs=[run], mentions="keep")).exp[0].hidden == ()
     assert "put together from their records" in sets.notes[0]
 
 
