@@ -1,8 +1,9 @@
 """Figures of a run sent to W&B or trackio, where the settings ask for it."""
 
 import importlib
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from interventions.errors import TrainingError
@@ -39,7 +40,8 @@ class Tracker:
         else:
             arguments |= {"name": f"{name}-{key}", "resume": "allow"}
         try:
-            self._library.init(**arguments)
+            with redirect_stdout(sys.stderr):  # stdout is for the report
+                self._library.init(**arguments)
         except Exception as error:  # each library has its own, and none of them is the run's fault
             first = str(error).strip().splitlines() or [type(error).__name__]
             raise TrainingError(
@@ -53,7 +55,8 @@ class Tracker:
 
     def close(self) -> None:
         """End the run."""
-        self._library.finish()
+        with redirect_stdout(sys.stderr):
+            self._library.finish()
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from interventions.train.pipeline import run
 from interventions.train.run import Run, load_trained
 
 TOKENS = 14_000
+ROOT = Path(__file__).parents[3]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,8 @@ def test_text_that_changes_between_two_attempts_is_refused(make, text_file, tmp_
 def _command(settings: dict[str, Any], folder: Path, name: str) -> list[str]:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(settings))
-    return ["-m", "harness_ext", "train", str(path), "--out", str(folder / name), "--until"]
+    script = ROOT / "scripts" / "train.py"
+    return [str(script), str(path), "--out", str(folder / name), "--until"]
 
 
 _CASES: dict[str, dict[str, Any]] = {
@@ -164,18 +167,25 @@ def test_kill_9_and_the_same_command_again_end_with_the_same_bytes(case, make, t
         pytest.importorskip("sae_lens")
     settings = make(**_CASES[case])
     command = _command(settings, tmp_path, "killed")
-    started = subprocess.Popen([sys.executable, *command, "train"], stderr=subprocess.PIPE)
     folder = tmp_path / "killed" / "train"
-    deadline = time.monotonic() + 300
-    while not (folder / "checkpoint.safetensors").is_file():
-        assert started.poll() is None, started.stderr.read() if started.stderr else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    started.send_signal(signal.SIGKILL)
-    started.communicate()
+    complaints = (tmp_path / "stderr.txt").open("w+")
+    with (
+        complaints,
+        subprocess.Popen(
+            [sys.executable, *command, "train"], env=ENVIRONMENT, stderr=complaints
+        ) as started,
+    ):
+        deadline = time.monotonic() + 300
+        while not (folder / "checkpoint.safetensors").is_file():
+            assert started.poll() is None, Path(complaints.name).read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        started.send_signal(signal.SIGKILL)
     assert started.returncode == -signal.SIGKILL
     assert not (folder / "done.json").is_file()
-    subprocess.run([sys.executable, *command, "train"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, *command, "train"], env=ENVIRONMENT, check=True, capture_output=True
+    )
     config = TrainConfig.model_validate(settings)
     reports = run(config, tmp_path / "whole", until="train")
     name = "inference/sae_weights.safetensors" if case == "saelens" else "dictionary.safetensors"
@@ -192,10 +202,9 @@ def test_two_processes_end_where_one_does_on_the_joined_batch(make, tmp_path):
     settings = make(trainer={"tokens_seen": 8_000})
     command = _command(settings, tmp_path, "two")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *launcher, *command, "save", "--json"],
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=500,
