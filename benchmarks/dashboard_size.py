@@ -107,9 +107,12 @@ def main() -> int:
         if facts is None:
             made = {"features": 1000, "vocabulary": 2000, "top": 20, "quantiles": 5, "each": 4}
             facts = make_facts(Path(folder) / "facts", **made)
-        figures = measure(FactStore.open(facts), args.top, args.rounds, Path(folder) / "pages")
+        store = FactStore.open(facts)
+        figures = measure(store, args.top, args.rounds, Path(folder) / "pages")
     figures |= {
-        "facts": "made up" if args.facts is None else str(args.facts),
+        "facts": "made up" if args.facts is None else f"{store.info['tokens']} tokens",
+        "sae": store.subject["sae_label"],
+        "d_sae": store.d_sae,
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),

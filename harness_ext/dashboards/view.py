@@ -12,7 +12,7 @@ from harness_ext.dashboards.links import neuronpedia, steering
 from harness_ext.pages import charts, coloured, render, visible
 from interventions.features.facts_store import Context, FactStore, FeatureFacts, TokenValue
 
-_SNIPPET = 7  # tokens on each side of the strongest firing that the index shows
+_BEFORE, _AFTER = 4, 8  # tokens around the strongest firing that the index shows
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def snippet(contexts: Sequence[Context]) -> str:
     if not contexts:
         return ""
     best = max(contexts, key=lambda context: context.value)
-    low, high = best.center - _SNIPPET, best.center + _SNIPPET + 1
+    low, high = best.center - _BEFORE, best.center + _AFTER + 1
     before = "".join(best.tokens[max(0, low) : best.center])
     after = "".join(best.tokens[best.center + 1 : high])
     parts = (visible(text, spaces=False) for text in (before, best.tokens[best.center], after))

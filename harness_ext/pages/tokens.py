@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 from markupsafe import Markup, escape
 
@@ -14,6 +15,7 @@ _SIGNS = {"\n": "↵", "\r": "␍", "\t": "⇥", " ": "·", "\u00a0": "⍽"}
 _LEAST = 10  # percent of the colour that a token which fires at all has
 
 
+@lru_cache(maxsize=1 << 16)  # a corpus repeats its tokens
 def visible(token: str, *, spaces: bool = True) -> str:
     """Return a token with signs for what cannot be seen: `↵`, `⇥`, `·`, `[U+200B]`.
 
