@@ -74,13 +74,14 @@ def analyse(board: Board, options: Options | None = None) -> Results:
 
     Raises:
         MetricError: a metric is unknown or no ratio, the board has no baseline, or the baseline
-            lacks a task that a row has.
+            lacks a task that a row has; or another split than that of the screening is asked for.
     """
     options = options or Options()
     chosen = [check_ratio(get_metric(name)) for name in options.metrics or ()]
     by_task = _by_task(board)
     share = board.info.dev_share if options.dev_share is None else options.dev_share
     split_seed = board.info.split_seed if options.split_seed is None else options.split_seed
+    _check_split(board, share, split_seed)
     n_candidates = sum(row.kind == "feature" for row in board.rows)
     # Enough permutations for one row among all candidates to reach the level.
     draws = Draws(options.draws, int(np.ceil(4 * n_candidates / options.level)), options.seed)
@@ -122,6 +123,21 @@ def analyse(board: Board, options: Options | None = None) -> Results:
         metrics=tuple(name for name in order if name in used),
         settings=settings,
     )
+
+
+def _check_split(board: Board, share: float, seed: int) -> None:
+    """Refuse to publish on questions by which rows were dropped.
+
+    Raises:
+        MetricError: rows were screened on the dev questions of another split.
+    """
+    own = board.info.dev_share, board.info.split_seed
+    if any(row.dropped is not None for row in board.rows) and own != (share, seed):
+        raise MetricError(
+            f"rows were screened on the dev questions of dev_share {own[0]:g}, split_seed {own[1]};"
+            f" dev_share {share:g}, split_seed {seed} would publish on some of them; leave both as"
+            f" they are"
+        )
 
 
 def is_lexical(metric: str) -> bool:

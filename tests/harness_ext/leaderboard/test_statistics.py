@@ -141,6 +141,15 @@ def test_rows_that_were_screened_out_count_as_tried(board):
     assert gone.rank is None
 
 
+def test_another_split_than_that_of_the_screening_is_refused(board):
+    screened = change_rows(board, f5={"dropped": 1})
+    analyse(screened, Options(metrics=("acc_none",), dev_share=0.5, split_seed=0))
+    with pytest.raises(MetricError, match="would publish on some of them"):
+        analyse(screened, Options(metrics=("acc_none",), split_seed=1))
+    with pytest.raises(MetricError, match=r"dev_share 0\.2"):
+        analyse(screened, Options(metrics=("acc_none",), dev_share=0.2))
+
+
 def test_rows_without_records_that_were_not_screened_out_say_so(board):
     records = {k: v for k, v in board.records.items() if k != "f4"}
     cell = analyse(Board(board.info, board.rows, records)).cell("f4", TASK, "acc_none")
