@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wants_shortlist:
         chosen = _shortlist(arguments, store)
         if arguments.causal:
-            how = CausalSettings(strength=arguments.strength, seed=arguments.seed)
+            how = CausalSettings(
+                contexts=arguments.passages, strength=arguments.strength, seed=arguments.seed
+            )
             report["causal"] = measure_effects(subject, text, store, chosen, how)
         if arguments.inject:
             how = InjectionSettings(seed=arguments.seed)
@@ -114,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     short.add_argument("--top", type=_count, default=50, metavar="N", help="(default: 50)")
     short.add_argument(
         "--strength", type=float, default=1.0, help="of --causal, in max_act (default: 1)"
+    )
+    short.add_argument(
+        "--passages", type=_count, default=32, metavar="N", help="of --causal (default: 32)"
     )
     parser.add_argument(
         "--batch-tokens", type=_count, default=4096, metavar="N", help="(default: 4096)"

@@ -106,10 +106,7 @@ def collect(
         contexts=shown,
         texts=vocabulary(subject.tokenizer),
         stats=stats | {"median_norm": torch.tensor(subject.median_norm)},
-        about_stats={
-            "sae_hash": subject.sae.content_hash,
-            "hook_point": str(subject.hook_point),
-        },
+        sae_hash=subject.sae.content_hash,
     )
     checkpoint.clear()
     return FactStore.open(out)

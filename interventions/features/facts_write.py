@@ -46,7 +46,7 @@ def write_store(
     contexts: Mapping[str, Any],
     texts: Sequence[str],
     stats: Mapping[str, Tensor],
-    about_stats: Mapping[str, str],
+    sae_hash: str,
 ) -> None:
     """Write all files; `info.json` last, so that a folder that has one is whole.
 
@@ -57,8 +57,7 @@ def write_store(
         contexts: columns of `contexts.parquet`, sorted by feature.
         texts: of `vocabulary`.
         stats: `max_act` and others, `(d_sae,)`, and `median_norm`.
-        about_stats: `sae_hash`, so that `facts:` in a spec can refuse another SAE, and
-            `hook_point`, where the median norm holds.
+        sae_hash: content hash of the SAE, so that `facts:` in a spec can refuse another one.
     """
     import pyarrow
 
@@ -67,7 +66,9 @@ def write_store(
     _write(folder / FEATURES, pyarrow.table(dict(features)), 16384)
     _write(folder / CONTEXTS, pyarrow.table(dict(contexts)), _ROWS_A_GROUP)
     plain = {name: tensor.detach().cpu() for name, tensor in stats.items()}
-    write_tensors(folder / STATS, plain, about_stats)
+    # The median norm holds at this hook point alone.
+    about = {"sae_hash": sae_hash, "hook_point": str(info["subject"]["hook_point"])}
+    write_tensors(folder / STATS, plain, about)
     write_text(
         folder / INFO,
         json.dumps({"version": VERSION, **info}, indent=1, ensure_ascii=False) + "\n",

@@ -127,7 +127,7 @@ def passages(rows: Iterable[Row], n: int, length: int, *, seed: int) -> Tensor:
     if len(long) < n:
         raise FeatureError(
             f"the text has {len(long)} rows of at least {length} tokens, and {n} are needed; give"
-            f" more text, or ask for fewer contexts"
+            f" more text, or ask for fewer passages"
         )
     found = []
     for row in chance.sample(long, n):
