@@ -56,8 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " run of a _hint task, for contrasts of responses; may be repeated")  # fmt: skip
     add("--detector", default="lexicon", help="faithful-vs-unfaithful: lexicon, regex or judge")
     add("--sign", choices=("correct", "wrong", "both"), default="both", help="of the hints")
-    add("--mentions", choices=("words", "sentence", "keep"), default="words", help="faithful-"
-        "vs-unfaithful: leave out the words that name the hint, their sentence, or nothing")  # fmt: skip
+    add(
+        "--mentions",
+        choices=("words", "sentence", "keep"),
+        default="words",
+        help="faithful-vs-unfaithful: leave out the words that name the hint, their sentence, or"
+        " nothing (default: words)",
+    )
     add("--before", action="store_true", help="backtracking-vs-not: the sentence in front of it")
     add("--phrases", type=Path, metavar="YAML", help="phrases of backtracking of your own")
     add("--prompt-style", default="boxed", help="of records.jsonl files (default: boxed)")

@@ -313,3 +313,18 @@ def test_a_run_becomes_a_data_set_that_can_be_contrasted(subject_arguments, tmp_
     assert score.main([*arguments, "--permutations", "500", "--max-q", "0.2"]) == 0
     assert "8, " in capsys.readouterr().out
     assert yaml.safe_load(spec.read_text())["name"].startswith("contrast-")
+
+
+def test_the_docs_name_arguments_that_there_are(repo_root):
+    import argparse
+    import re
+
+    from harness_ext.scripts import score_backtracking_data, score_contrast
+
+    known = {"--tasks", "--output", "--log_samples", "--model", "--model_args"}  # other commands'
+    for module in (score_contrast, score_backtracking_data):
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        known |= {option for action in parser._actions for option in action.option_strings}
+    text = (repo_root / "docs" / "contrast.md").read_text()
+    assert set(re.findall(r"--[a-z][a-z_-]*", text)) - known == set()
