@@ -1,7 +1,8 @@
 """Generate: the requests of all rows, through one engine together, into the store."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -22,7 +23,10 @@ def prompt_of(planned: Planned) -> str:
 
 
 def answer_and_score(
-    lm: SteeredLM, tasks: Sequence[Task], rows: Sequence[tuple[Planned, Plan | None]]
+    lm: SteeredLM,
+    tasks: Sequence[Task],
+    rows: Sequence[tuple[Planned, Plan | None]],
+    spent: Callable[[float], None] = lambda seconds: None,
 ) -> dict[str, dict[str, Scored]]:
     """Return what every row did, by row and task.
 
@@ -33,6 +37,7 @@ def answer_and_score(
         lm: the model, with a journal.
         tasks: with their requests.
         rows: with the plans of `lm.prepare`.
+        spent: told the seconds that the model took, each time it was asked.
 
     Raises:
         SteeringError, HarnessError: a request cannot be answered; what was made is kept.
@@ -43,8 +48,10 @@ def answer_and_score(
             planned.row.id: {task.name: task.of_row(prompt_of(planned)) for task in tasks}
             for planned, _ in some
         }
+        started = time.monotonic()
         for kind in dict.fromkeys(kind for task in tasks for kind in _kinds(task)):
             _answer(lm, kind, [(plan, asked[planned.row.id]) for planned, plan in some])
+        spent(time.monotonic() - started)
         for planned, plan in some:
             name = fingerprint(plan) if plan else "none"
             found[planned.row.id] = {
@@ -53,8 +60,8 @@ def answer_and_score(
     return found
 
 
-def _kinds(task: Task) -> set[str]:
-    return {request.request_type for request in task.requests[""]}
+def _kinds(task: Task) -> list[str]:
+    return list(dict.fromkeys(request.request_type for request in task.requests[""]))
 
 
 def _answer(

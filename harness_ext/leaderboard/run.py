@@ -108,15 +108,14 @@ def run(
         if subject.lm is None:
             tasks = record(config, loaded, lm.apply_chat_template, lm.tokenizer_name)
         prepared = [(one, None if one.plan is None else lm.prepare(one.plan)) for one in planned]
-        generating = time.monotonic()
-        rows_done, scored = _stages(config, lm, tasks, prepared)
+        seconds: list[float] = []
+        rows_done, scored = _stages(config, lm, tasks, prepared, seconds.append)
         facts = lm.facts()
-        seconds = (generating - started, time.monotonic() - generating)
     finally:
         lm.close()
     board = _board(config, tasks, rows_done, scored, facts, created)
     with _alone(folder):
-        _write_line(folder / RUNS, _history(config, facts, board, seconds))
+        _write_line(folder / RUNS, _history(config, facts, board, started, sum(seconds)))
         metrics = {row: {t: one.metrics for t, one in by.items()} for row, by in scored.items()}
         _write(folder / LM_EVAL, json.dumps(metrics, indent=1) + "\n")
         if not board.records[BASELINE]:
@@ -214,6 +213,7 @@ def _stages(
     lm: SteeredLM,
     tasks: Sequence[Task],
     prepared: Sequence[tuple[Planned, Plan | None]],
+    spent: Callable[[float], None],
 ) -> tuple[list[Row], dict[str, dict[str, Scored]]]:
     """Return the rows as they ended, and what they did on the tasks that they ran."""
     scored: dict[str, dict[str, Scored]] = {one.row.id: {} for one, _ in prepared}
@@ -221,7 +221,7 @@ def _stages(
     alive = list(prepared)
     for stage in range(1, config.stages + 1):
         mine = [task for task in tasks if task.stage == stage]
-        for row_id, by_task in answer_and_score(lm, mine, alive).items():
+        for row_id, by_task in answer_and_score(lm, mine, alive, spent).items():
             scored[row_id] |= by_task
             last[row_id] = stage
         if stage < config.stages:
@@ -275,7 +275,7 @@ def _board(
 
 
 def _history(
-    config: Config, facts: Mapping[str, Any], board: Board, seconds: tuple[float, float]
+    config: Config, facts: Mapping[str, Any], board: Board, started: float, answering: float
 ) -> dict[str, Any]:
     """Return what this process did, for `runs.jsonl`."""
     kept = facts["journal"] or {"made": 0, "resumed": 0}
@@ -288,8 +288,8 @@ def _history(
         "made": kept["made"],
         "resumed": kept["resumed"],
         "new_tokens": round(tokens * share),
-        "seconds_before": round(seconds[0], 1),
-        "seconds_generating": round(seconds[1], 1),
+        "seconds": round(time.monotonic() - started, 1),
+        "seconds_answering": round(answering, 1),
     }
 
 
@@ -302,8 +302,8 @@ def _rate(folder: Path, config: Config) -> float | None:
     for line in reversed(lines):
         one = json.loads(line)
         same = one["digest"] == config.digest() and one["backend"] == config.backend
-        if same and one["new_tokens"] and one["seconds_generating"]:
-            return one["new_tokens"] / one["seconds_generating"]
+        if same and one["new_tokens"] and one["seconds_answering"]:
+            return one["new_tokens"] / one["seconds_answering"]
     return None
 
 
