@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 WIDTH = 480
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 30, 42
+_LINE = 13  # px from one label to the next
 _CHARACTER = 6.3  # mean width in px of the labels' type
 
 
@@ -215,9 +216,9 @@ def lines(
     plot.x_axis([(t, format_x(t)) for t in across], x)
     if zero is not None:
         plot.add(f'<path class="zero" d="M{plot.left:.1f} {plot.y(zero):.1f}H{plot.right:.1f}"/>')
-    taken: list[float] = []
     for one in series:
-        plot.line(one, taken, format_x, format_y)
+        plot.line(one, format_x, format_y)
+    plot.names(series)
     return plot.svg(f"{len(series)} curves: {', '.join(names[:6])}." if names else "Curves.")
 
 
@@ -399,7 +400,7 @@ class _Plot:
             f"<title>{escape(said)}</title></circle>"
         )
 
-    def line(self, one: Series, taken: list[float], format_x: Format, format_y: Format) -> None:
+    def line(self, one: Series, format_x: Format, format_y: Format) -> None:
         if not one.points:
             return
         kind = escape(one.kind)
@@ -413,13 +414,23 @@ class _Plot:
                 )
             said = f"{one.name}: {format_y(point.y)} at {format_x(point.x)}"
             self.dot(Point(point.x, point.y, kind=one.kind, href=point.href), said, 3.2)
-        if one.named:
-            last = one.points[-1]
-            at = self.y(last.y) + 4
-            while any(abs(at - other) < 13 for other in taken):
-                at += 3 if at < self.bottom - 10 else -40
-            taken.append(at)
-            self.text(self.x(last.x) + 7, at, one.name, kind)
+
+    def names(self, series: Sequence[Series]) -> None:
+        """Write each line's name beside its end, moved apart where ends lie close together."""
+        ends = sorted(
+            ((self.y(s.points[-1].y) + 4, s) for s in series if s.named and s.points),
+            key=lambda end: end[0],
+        )
+        places: list[float] = []
+        for at, _ in ends:
+            places.append(max(at, places[-1] + _LINE) if places else at)
+        # What the last ones were pushed below the plot goes up again, and takes others along.
+        limit = self.bottom + 4
+        for number in reversed(range(len(places))):
+            places[number] = min(places[number], limit)
+            limit = places[number] - _LINE
+        for place, (_, one) in zip(places, ends, strict=True):
+            self.text(self.x(one.points[-1].x) + 7, place, one.name, escape(one.kind))
 
     def svg(self, description: str) -> Markup:
         body = "".join(self.parts)

@@ -122,6 +122,24 @@ def test_curve_goes_through_its_points_in_order():
     assert y2 < y3 < y1  # up is more
 
 
+@pytest.mark.parametrize("end", [0.0, 0.5, 1.0])
+def test_names_of_lines_that_end_at_one_place_do_not_overlap(end):
+    series = [Series(f"line {i}", (Point(1, i / 9), Point(2, end))) for i in range(10)]
+    root = parsed(charts.lines(series, title="t", x="x", y="y"))
+    places = sorted(
+        float(t.get("y", 0)) for t in root.iter(f"{SVG}text") if (t.text or "").startswith("line")
+    )
+    assert len(places) == 10
+    assert min(b - a for a, b in zip(places, places[1:], strict=False)) > 12
+    assert places[0] > 0
+
+
+def test_more_names_than_have_room_are_written_all_the_same():
+    series = [Series(f"line {i}", (Point(1, 0), Point(2, i % 3))) for i in range(60)]
+    found = str(charts.lines(series, title="t", x="x", y="y"))
+    assert found.count(">line ") >= 60
+
+
 def test_funnel_names_counts_and_shares():
     texts = "".join(parsed(charts.funnel([("all", 40), ("left", 10)], title="t")).itertext())
     assert "10 (25\u2009%)" in texts
