@@ -149,13 +149,13 @@ def _command(settings: dict[str, Any], folder: Path, name: str) -> list[str]:
 
 
 _CASES: dict[str, dict[str, Any]] = {
-    "own": {"trainer": {"tokens_seen": 400_000}},
+    "own": {"trainer": {"tokens_seen": 200_000}},
     "streamed": {
         "harvest": {"store": False, "buffer_tokens": 2048},
         "text": {"epochs": 40},
-        "trainer": {"tokens_seen": 200_000},
+        "trainer": {"tokens_seen": 120_000},
     },
-    "saelens": {"trainer": {"tokens_seen": 100_000, "backend": "saelens", "aux_rows": 256,
+    "saelens": {"trainer": {"tokens_seen": 60_000, "backend": "saelens", "aux_rows": 256,
                             "threshold_rows": 128}},
 }  # fmt: skip
 
@@ -223,3 +223,58 @@ def test_two_processes_end_where_one_does_on_the_joined_batch(make, tmp_path):
         torch.testing.assert_close(two[name], expected, rtol=2e-3, atol=2e-3, msg=name)
     fvu = reports["evaluate"]["guarded"]["fvu"]
     assert printed["evaluate"]["guarded"]["fvu"] == pytest.approx(fvu, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_sae_from_a_stream(make, tmp_path):
+    harvest = {"store": False, "buffer_tokens": 2048}
+    settings = make(harvest=harvest, trainer={"tokens_seen": 8_000})
+    command = _command(settings, tmp_path, "two")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [sys.executable, *launcher, *command, "train"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        timeout=500,
+        check=True,
+    )
+    folder = tmp_path / "two" / "train"
+    report = json.loads((folder / "done.json").read_text())
+    assert report["steps"] == 8_000 // 128
+    assert report["l0"] == pytest.approx(4, rel=0.3)
+    row, _ = read_tensors(folder / "checkpoint.safetensors")["position"].tolist()
+    assert row * 48 >= 2048  # it is past the first buffer: rows of both processes are counted
+    alone = run(TrainConfig.model_validate(settings), tmp_path / "one", until="train")
+    assert report["fvu"] == pytest.approx(alone["train"]["fvu"], rel=0.15)
+
+
+@pytest.mark.slow
+def test_a_whole_run_with_the_trainer_of_saelens(make, tmp_path):
+    sae_lens = pytest.importorskip("sae_lens")
+    trainer = {
+        "architecture": "topk",
+        "tokens_seen": 20_000,
+        "d_sae": None,
+        "expansion": 3,
+        "aux_rows": 256,
+        "threshold_rows": 128,
+    }
+    config = TrainConfig.model_validate(make(trainer=trainer))
+    reports = run(config, tmp_path)
+    folder = Run(config, tmp_path).result
+    assert reports["evaluate"]["guarded"]["l0"] <= 4
+    assert reports["calibrate"]["threshold_instead"] > 0
+    assert "bf16" not in reports["evaluate"]
+    card = (folder / "README.md").read_text()
+    assert "A sparse autoencoder (architecture topk, k = 4)" in card
+    assert "Stored in fp32." in card
+    log = json.loads((folder / "training_log.json").read_text())
+    assert log["config"]["trainer"]["d_sae"] == 96
+    TrainConfig.model_validate(log["config"])
+    theirs = sae_lens.SAE.load_from_disk(str(folder), device="cpu")
+    ours = load_trained(folder)
+    resid = Run(config, tmp_path).source(config.trainer.resolved(32)).acts[:200].float()  # type: ignore[attr-defined]
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode(resid), theirs.encode(resid), rtol=1e-4, atol=1e-3)
+    assert theirs.cfg.metadata.trained_as == "topk"
+    assert ours.max_act is not None
