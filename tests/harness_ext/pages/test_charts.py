@@ -2,6 +2,7 @@
 
 import random
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -130,7 +131,7 @@ def test_names_of_lines_that_end_at_one_place_do_not_overlap(end):
         float(t.get("y", 0)) for t in root.iter(f"{SVG}text") if (t.text or "").startswith("line")
     )
     assert len(places) == 10
-    assert min(b - a for a, b in zip(places, places[1:], strict=False)) > 12
+    assert min(b - a for a, b in pairwise(places)) > 12
     assert places[0] > 0
 
 
