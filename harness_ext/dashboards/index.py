@@ -18,10 +18,10 @@ _BINS = 40
 
 def index_row(facts: FeatureFacts, contexts: Sequence[Context], choice: Choice) -> dict[str, Any]:
     """Return a feature's row of the index."""
-    fires = list(dict.fromkeys(visible(t.text) for t in facts.frequent_tokens))
-    fires = fires or list(dict.fromkeys(visible(t.text) for t in facts.top_tokens))
+    # The strongest say more of a feature than the most frequent: those are mostly weak firings.
+    fires = list(dict.fromkeys(visible(t.text) for t in facts.top_tokens))
     promotes = list(dict.fromkeys(visible(t.text) for t in facts.promoted))
-    hidden = [visible(t.text) for t in (*facts.top_tokens, *facts.suppressed)]
+    hidden = [visible(t.text) for t in (*facts.frequent_tokens, *facts.suppressed)]
     row: dict[str, Any] = {
         "feature": facts.feature,
         "href": f"features/{facts.feature}.html",
@@ -82,7 +82,7 @@ def _columns(choice: Choice, rows: Sequence[Mapping[str, Any]]) -> list[Column]:
         Column("feature", "Feature", "number", href="href"),
         Column("href", hidden=True),
         column("label", "Label"),
-        column("fires", "Fires on", "list", help="most frequent tokens among its firings"),
+        column("fires", "Fires on", "list", help="tokens with the largest activations"),
         *scores,
         column("max_act", "Max act", "number", digits=peaks, help="largest activation"),
         column("density", "Density", "percent", digits=3, help="share of tokens where it fires"),

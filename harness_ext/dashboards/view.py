@@ -12,6 +12,7 @@ from harness_ext.dashboards.links import neuronpedia, steering
 from harness_ext.pages import charts, coloured, render, visible
 from interventions.features.facts_store import Context, FactStore, FeatureFacts, TokenValue
 
+_FREQUENT = 10  # rows of the table of most frequent tokens
 _BEFORE, _AFTER = 4, 8  # tokens around the strongest firing that the index shows
 
 
@@ -76,7 +77,7 @@ def feature_page(
         causal=_causal(facts),
         frequent=[
             (visible(t.text), share(t.share), number(t.mean_act), t.share)
-            for t in facts.frequent_tokens
+            for t in facts.frequent_tokens[:_FREQUENT]
         ],
         strongest=[(visible(t.text), number(t.value)) for t in facts.top_tokens],
         cofiring=facts.cofiring,
