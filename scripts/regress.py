@@ -35,12 +35,25 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="compare a run with the baseline")
-    update = commands.add_parser("update", help="make the baseline from a run")
-    run = commands.add_parser("run", help="generate as a config says, then check or update")
+
+    def add(name: str, does: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=does,
+            description=f"{does[0].upper()}{does[1:]}.",
+            epilog=f"example:\n  sae-steered regress {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    check = add("check", "compare a run with the baseline", "out --baseline baseline.json")
+    update = add("update", "make the baseline from a run", "out --baseline baseline.json")
+    run = add("run", "generate as a config says, then check or update", "check.yaml --summary s.md")
     for sub in (check, update):
         sub.add_argument("run", nargs="+", type=Path, metavar="RUN", help="folder, or records")
-        sub.add_argument("--baseline", type=Path, required=True, metavar="FILE")
+        sub.add_argument(
+            "--baseline", type=Path, required=True, metavar="FILE", help="the committed JSON"
+        )
     update.add_argument(
         "--metric", action="append", default=[], help="count for this metric too; may be repeated"
     )
@@ -54,7 +67,11 @@ def _parser() -> argparse.ArgumentParser:
             help="accepted loss, such as acc_none=0.02; replaces all others; may be repeated",
         )  # fmt: skip
         sub.add_argument("--level", type=float, help="of the test (default: .05)")
-        sub.add_argument("--rule", choices=("regression", "noninferiority"))
+        sub.add_argument(
+            "--rule",
+            choices=("regression", "noninferiority"),
+            help="fail what is proven worse (default), or what is not proven to be as good",
+        )
         sub.add_argument(
             "--changed", metavar="A,B", help="what differs on purpose, such as model,sae"
         )
