@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "regress": "a run against a committed baseline: passed, regressed, or not comparable",
     "rescore": "every metric of response records, without generating anything",
     "score": "features ranked by what they tell apart: contrasts, ReasonScore and others",
+    "sensitivity": "do texts that an LLM writes after a feature's examples make it fire",
     "threshold": "the threshold that stands for a TopK SAE's gate in vLLM",
     "train": "an SAE from a config: text, activations, training, calibration, measurement",
 }

@@ -41,6 +41,10 @@ class PageError(HarnessError, ValueError):
     """A table or chart of a page was asked for with parts that do not fit together."""
 
 
+class SensitivityError(HarnessError, ValueError):
+    """An evaluation of feature sensitivity cannot be set up from what was given."""
+
+
 class VerifierError(HarnessError, RuntimeError):
     """The process that compares mathematical answers cannot be started."""
 

@@ -88,6 +88,7 @@ interventions.features.checkpoint
 interventions.features.words
 interventions.features.reason
 interventions.features.doctor
+interventions.features.examples
 interventions.features.scored
 interventions.features.passages
 interventions.features.aggregate
@@ -268,6 +269,13 @@ harness_ext.regress.losses
 harness_ext.regress.check
 harness_ext.regress.show
 harness_ext.regress.config
+harness_ext.sensitivity
+harness_ext.sensitivity.names
+harness_ext.sensitivity.prompts
+harness_ext.sensitivity.writer
+harness_ext.sensitivity.measure
+harness_ext.sensitivity.run
+harness_ext.sensitivity.output
 harness_ext.cli
 harness_ext.__main__
 """.strip().splitlines()

@@ -133,6 +133,7 @@ def read_reply(reply: Reply, ask: Ask, kind: type[R]) -> R:
     except (ValueError, RecursionError):
         cut = " (cut at max_tokens)" if reply.finish_reason == "length" else ""
         raise InvalidReply(f"not one JSON object{cut}") from None
+    assert ask.schema is not None
     if found.request_id != ask.schema["properties"]["request_id"]["enum"][0]:
         raise InvalidReply("wrong request_id")
     return found

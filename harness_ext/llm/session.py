@@ -107,6 +107,7 @@ def run_batch(
     *,
     label: str,
     progress: bool = True,
+    unit: str = "verdict",
 ) -> tuple[list[T], Usage]:
     """Return the results of all jobs in their order, and what they cost.
 
@@ -118,6 +119,7 @@ def run_batch(
         jobs: functions that ask within a session.
         label: what the progress bar says.
         progress: show one on stderr.
+        unit: what the bar counts.
 
     Raises:
         LLMRequestError: The endpoint refused a request, or did not answer it.
@@ -127,7 +129,7 @@ def run_batch(
     outcome: list[tuple[list[T], Usage] | BaseException] = []
     ended = threading.Event()
     loop = asyncio.new_event_loop()
-    main = loop.create_task(_gather(settings, jobs, label, progress))
+    main = loop.create_task(_gather(settings, jobs, label, progress, unit))
 
     def work() -> None:
         asyncio.set_event_loop(loop)
@@ -163,11 +165,12 @@ async def _gather(
     jobs: Sequence[Callable[[Session], Awaitable[T]]],
     label: str,
     progress: bool,
+    unit: str,
 ) -> tuple[list[T], Usage]:
     results: dict[int, T] = {}
     async with Transport(settings) as transport:
         session = Session(settings, transport)
-        with tqdm(total=len(jobs), desc=label, unit="verdict", disable=not progress) as bar:
+        with tqdm(total=len(jobs), desc=label, unit=unit, disable=not progress) as bar:
 
             async def one(i: int) -> None:
                 results[i] = await jobs[i](session)

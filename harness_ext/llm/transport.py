@@ -31,11 +31,21 @@ _HTTP_LOGGERS = ("openai", "httpx", "httpcore", "httpx2", "httpcore2")
 
 @dataclass(frozen=True)
 class Ask:
-    """A request: the messages and the JSON schema of the reply."""
+    """A request: the messages and the JSON schema of the reply.
+
+    Attributes:
+        messages: of the chat.
+        schema: of the reply; None for plain text.
+        schema_name: for the endpoint.
+        temperature: of the sampling.
+        sample: number of the reply, where several to the same messages are wanted.
+    """
 
     messages: tuple[dict[str, str], ...]
-    schema: dict[str, Any]
-    schema_name: str
+    schema: dict[str, Any] | None
+    schema_name: str = ""
+    temperature: float = 0
+    sample: int = 0
 
     def key(self, settings: LLMSettings) -> str:
         """Return the sha256 of all that decides the reply.
@@ -50,7 +60,8 @@ class Ask:
                 "messages": list(self.messages),
                 "schema": self.schema,
                 "max_tokens": settings.max_tokens,
-                "temperature": 0,
+                "temperature": self.temperature,
+                **({"sample": self.sample} if self.sample else {}),
             }
         )
 
@@ -170,11 +181,11 @@ class Transport:
         pause = self._not_before - time.monotonic()
         if pause > 0:
             await asyncio.sleep(pause)
-        mode = self.structured
+        mode = self.structured if ask.schema is not None else "none"
         temperature, token_option = self._temperature, self._token_option
         options: dict[str, Any] = {token_option: self.settings.max_tokens}
         if temperature:
-            options["temperature"] = 0
+            options["temperature"] = ask.temperature
         if mode == "json_schema":
             options["response_format"] = {
                 "type": "json_schema",
@@ -277,7 +288,11 @@ class Transport:
         if "temperature" in options and "temperature" in text:
             if self._temperature:
                 self._temperature = False
-                log.warning("%s refuses temperature 0; its own default is used", self.settings.name)
+                log.warning(
+                    "%s refuses temperature %g; its own default is used",
+                    self.settings.name,
+                    options["temperature"],
+                )
             return True
         return False
 

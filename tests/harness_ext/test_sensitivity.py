@@ -1,0 +1,356 @@
+"""Feature sensitivity end to end: a tiny model, and a writer that does what a test tells it."""
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+
+from harness_ext import cli
+from harness_ext.errors import SensitivityError
+from harness_ext.sensitivity import measure, output, run, writer
+from harness_ext.sensitivity.names import resolve
+from harness_ext.sensitivity.prompts import SEPARATOR, cleaned, marked, parse, user_prompt
+from interventions.features.examples import Example
+from interventions.subject import load_subject
+from interventions.text.config import parse_text
+from tests.llm_server import Action, completion, failure, serve
+from tests.tiny_models import save_model, save_sae
+
+FEATURES = ["3", "7", "11"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sensitivity")
+    save_model(folder / "model")
+    save_sae(folder / "sae", median_norm=2.0)
+    lines = [f"the inn {i} in the rain, then another end\nof the line" for i in range(60)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def subject(place):
+    return load_subject(str(place / "model"), str(place / "sae"))
+
+
+@pytest.fixture(scope="module")
+def found(place, subject, tmp_path_factory):
+    text = parse_text(
+        {"sources": [{"path": str(place / "text.jsonl")}], "context": 100, "bos": True}
+    )
+    settings = run.Settings(features=(3, 7, 11))
+    return run.collect(subject, text, settings, tmp_path_factory.mktemp("run") / "density")
+
+
+def command(place, tmp_path, url, *more):
+    return [
+        "sensitivity", "--model", str(place / "model"), "--sae-path", str(place / "sae"),
+        "--text", str(place / "text.jsonl"), "--total-tokens", "3000", "--context-size", "100",
+        "--base-url", url, "--llm-model", "writer", "--output-path", str(tmp_path / "out"),
+        "--cache", str(tmp_path / "cache"), "--feature-indices", *FEATURES, "--no-check", *more,
+    ]  # fmt: skip
+
+
+def example_texts(body):
+    message = body["messages"][1]["content"]
+    return re.split(rf"\n{SEPARATOR}\n", message.split(f"separated by {SEPARATOR}:\n")[1])
+
+
+def texts(n=10):
+    return completion(f"\n{SEPARATOR}\n".join(f"the rain in the inn {i}" for i in range(n)))
+
+
+def only_folder(tmp_path):
+    (folder,) = (tmp_path / "out").iterdir()
+    return folder
+
+
+def table(path):
+    csv.field_size_limit(10**7)
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_names_of_the_published_scheme_lead_to_the_published_files():
+    named = resolve("py_4k_btopk_s0")
+    assert named.model == "EleutherAI/pythia-160m-deduped"
+    assert named.ref.repo == "adamkarvonen/saebench_pythia-160m-deduped_width-2pow12_date-0108"
+    assert named.ref.id == "BatchTopK_pythia-160m-deduped__0108/resid_post_layer_8/trainer_0"
+    named = resolve("gem_16k_jumprelu_s1")
+    assert named.ref.repo == "canrager/saebench_gemma-2-2b_width-2pow14_date-0107"
+    assert named.ref.id == (
+        "gemma-2-2b_jump_relu_width-2pow14_date-0107/resid_post_layer_12/trainer_1"
+    )
+    assert named.ref.hook_point == "blocks.12.hook_resid_post"
+    scope = resolve("gscope_16k_l0_82").ref
+    assert (scope.release, scope.id) == (
+        "gemma-scope-2b-pt-res",
+        "layer_12/width_16k/average_l0_82",
+    )
+    assert resolve("gscope_layer20_65k_l0_61").ref.id == "layer_20/width_65k/average_l0_61"
+    for name in ("py_4k_btopk_s9", "py_4k_nope_s0", "gscope_16k", "llama_4k_btopk_s0"):
+        with pytest.raises(SensitivityError, match=f"unknown SAE name '{name}'"):
+            resolve(name)
+
+
+def test_registry_names_exist_in_sae_lens():
+    pytest.importorskip("sae_lens")
+    from interventions.sae.registry import find_release
+
+    ref = resolve("gscope_16k_l0_82").ref
+    assert find_release(str(ref.release), str(ref.id)).repo == "google/gemma-scope-2b-pt-res"
+    ours = resolve("gem_16k_matbtopk_s2").ref
+    theirs = find_release("saebench_gemma-2-2b_width-2pow14_date-0107", _id_of(ours.id))
+    assert (theirs.repo, theirs.path) == (ours.repo, ours.id)
+
+
+def _id_of(path):
+    from interventions.sae.registry import _registry
+
+    saes = _registry()["saebench_gemma-2-2b_width-2pow14_date-0107"]["saes"]
+    return next(str(sae["id"]) for sae in saes if str(sae["path"]) == path)
+
+
+def test_marks_stand_around_what_is_over_one_percent():
+    one = Example((1, 2, 3, 4), (0.0, 10.0, 0.2, 0.05), "top")
+    assert marked(one, ["a", " b", "\n", "c\ufffd"]) == "a{{ b}}{{↵}}c"
+    assert cleaned("a{{ b}}{{↵}}c") == "a b\nc"
+
+
+@pytest.mark.parametrize(
+    ("reply", "count"),
+    [
+        (SEPARATOR.join("abcdefghijk"), 10),
+        (SEPARATOR.join("abcdefghij"), 10),
+        (SEPARATOR.join("abcdefghi"), 9),
+        (SEPARATOR.join("abc"), 3),
+        (SEPARATOR.join("abcdefghijklm"), 13),
+        ("a\n\nb\n\n\n\nc", 3),
+        (f"{SEPARATOR}  {SEPARATOR}", 0),
+        ("  ", 0),
+    ],
+)
+def test_replies_are_taken_apart_as_published(reply, count):
+    assert len(parse(reply, 10)) == count
+
+
+def test_a_prompt_asks_for_one_more_and_holds_every_example():
+    asked = user_prompt(["one", "two"], 10)
+    assert "exactly 11 texts" in asked
+    assert asked.endswith(f"2 examples, separated by {SEPARATOR}:\none\n{SEPARATOR}\ntwo")
+    assert "exactly 1 texts" in user_prompt(["one"], 1)
+
+
+def test_activations_are_those_of_the_model_and_bos_and_sinks_do_not_count(subject):
+    ids = [measure.tokenize(subject, text) for text in ("the inn in the rain", "a", "then " * 90)]
+    assert ids[0][0] == subject.tokenizer.bos_token_id
+    assert len(ids[2]) == measure.MAX_LENGTH
+    pairs = [(ids[0], 3), (ids[1], 7), (ids[2], 11), ((), 3)]
+    read = measure.activations(subject, pairs)
+    for (tokens, feature), one in zip(pairs[:3], read[:3], strict=True):
+        with torch.no_grad():
+            hidden = subject.model(torch.tensor([tokens]), output_hidden_states=True)
+        resid = hidden.hidden_states[2][0]
+        acts = subject.sae.encode(resid)[:, feature]
+        acts[0] = 0
+        acts[resid.norm(dim=-1) > subject.limit] = 0
+        torch.testing.assert_close(torch.tensor(one.acts), acts, atol=1e-4, rtol=1e-4)
+    assert read[3] == measure.Read((), ())
+    assert not read[3].active
+
+
+def test_texts_that_are_the_originals_have_the_originals_sensitivity(subject, found):
+    same = [
+        writer.Written(
+            f, "", "", tuple(subject.tokenizer.decode(list(x.ids)) for x in some), "ok", ("ok",)
+        )
+        for f, some in found.examples.items()
+    ]
+    for one in run.results_of(subject, found, same, run.Settings()):
+        assert len(one.original) == len(found.examples[one.feature]) > 3
+        assert measure.rate(one.generated) == measure.rate(one.original)
+        assert [r.acts for r in one.generated] == [r.acts for r in one.original]
+        assert one.control.count == len(one.original)
+        assert one.injection.count == one.injection_baseline.count > 0
+        assert one.injected_token
+
+
+def test_braces_of_a_text_itself_survive_in_the_originals(place, subject, tmp_path):
+    path = tmp_path / "braces.txt"
+    path.write_text("{{inn}} a the " * 120)
+    text = parse_text({"sources": [{"path": str(path)}], "context": 100, "bos": True})
+    found = run.collect(subject, text, run.Settings(features=(3,)), tmp_path / "run")
+    (one,) = run.results_of(subject, found, [], run.Settings())
+    assert any("{{inn}}" in subject.tokenizer.decode(list(r.ids)) for r in one.original)
+    assert one.status == "no examples" or one.generated == []
+
+
+def test_the_control_is_another_features_texts_and_everyones_once():
+    pairs = measure.others([1, 2, 3, 4, 5], seed=0)
+    assert sorted(pairs) == sorted(pairs.values()) == [1, 2, 3, 4, 5]
+    assert all(a != b for a, b in pairs.items())
+    assert measure.others([1], 0) == {}
+
+
+def test_the_command_writes_the_six_files_and_their_numbers_follow_from_them(
+    place, tmp_path, capsys
+):
+    def reply(n, body):
+        return completion(f"\n{SEPARATOR}\n".join(example_texts(body)[:11]))
+
+    with serve(reply) as server:
+        assert cli.main(command(place, tmp_path, server.url)) == 0
+        sent = len(server.bodies)
+        shown = capsys.readouterr()
+        assert sent == 3
+        assert "3 requests to writer" in shown.err
+        assert "features an hour" in shown.out
+        folder = only_folder(tmp_path)
+        first = {p.name: p.read_bytes() for p in folder.glob("*.csv")}
+        # The same command again: from disk.
+        assert cli.main(command(place, tmp_path, server.url, "--json")) == 0
+        assert len(server.bodies) == sent
+        again = json.loads(capsys.readouterr().out)[0]
+    assert {p.name: p.read_bytes() for p in folder.glob("*.csv")} == first
+    body = server.bodies[0]
+    assert body["temperature"] == 1.0
+    assert body["max_tokens"] == 4096
+    assert "response_format" not in body
+    assert again["llm"]["usage"]["cached"] == 3
+    columns = {
+        "feature_examples": "feature_index Top_act Sequence",
+        "generation_queries_with_responses": "sae_name eval_name feature_index system_prompt"
+        " user_prompt separator num_per_call llm_response status",
+        "generated_samples": "feature_index sample_index text",
+        "generated_samples_with_activations": "feature_index sample_index text_annotated text_clean"
+        " tokenized_text max_activation all_activations",
+        "original_examples_with_activations": "feature_index Top_act text_annotated text_clean"
+        " tokenized_text max_activation all_activations",
+        "feature_stats": "feature_index generated_sensitivity original_sensitivity",
+    }
+    tables = {name: table(folder / f"{name}.csv") for name in columns}
+    for name, heads in columns.items():
+        assert list(tables[name][0]) == heads.split()
+    queries = tables["generation_queries_with_responses"]
+    assert all(row["status"] == "Success with writer" for row in queries)
+    # The published definition, from the files alone.
+    for row in tables["feature_stats"]:
+        for arm, name in (
+            ("generated", "generated_samples_with_activations"),
+            ("original", "original_examples_with_activations"),
+        ):
+            mine = [r for r in tables[name] if r["feature_index"] == row["feature_index"]]
+            largest = [max(json.loads(r["all_activations"])) for r in mine]
+            assert largest == pytest.approx([float(r["max_activation"]) for r in mine])
+            share = sum(value > 1e-6 for value in largest) / len(largest)
+            assert float(row[f"{arm}_sensitivity"]) == pytest.approx(share)
+    page = (folder / output.PAGE).read_text()
+    assert "https://" not in page.replace("http://www.w3.org", "")
+    assert 'class="tokens"' in page
+    data = json.loads((folder / output.SUMMARY).read_text())
+    assert data["n_features"] == 3
+    assert data["llm"]["calls_per_feature"] == 0 or data["llm"]["usage"]["sent"] == 0
+    low, value = data["features"][0]["generated"]["low"], data["features"][0]["generated"]["value"]
+    assert 0 <= low <= value <= 1
+
+
+def test_bad_replies_are_asked_for_again_a_bounded_number_of_times_and_counted(
+    place, tmp_path, capsys
+):
+    calls = {}
+
+    def reply(n, body):
+        key = example_texts(body)[0]
+        calls[key] = calls.get(key, 0) + 1
+        number = calls[key]
+        if list(calls).index(key) == 0:
+            return completion("")  # never a text
+        if list(calls).index(key) == 1:
+            return completion("") if number == 1 else texts(4)  # too few
+        return failure(503) if number == 1 else texts(10)
+
+    with serve(reply) as server:
+        code = cli.main(command(place, tmp_path, server.url, "--json", "--max-workers", "1"))
+    assert code == 0
+    data = json.loads(capsys.readouterr().out)[0]
+    assert data["llm"]["tries"] == {"empty": 4, "ok": 1, "short": 1}
+    assert data["n_without_texts"] == 1
+    by_status = {row["status"]: row for row in data["features"]}
+    assert set(by_status) == {"empty", "short", "ok"}
+    assert by_status["empty"]["generated"]["value"] is None
+    assert by_status["short"]["generated"]["n"] == 4
+    assert data["llm"]["usage"]["sent"] == 3 + 2 + 2
+    stats = table(only_folder(tmp_path) / "feature_stats.csv")
+    assert [row["generated_sensitivity"] for row in stats].count("") == 1
+    assert len(stats) == 3
+    queries = table(only_folder(tmp_path) / "generation_queries_with_responses.csv")
+    assert sorted(row["status"] for row in queries) == ["Failed"] + ["Success with writer"] * 2
+
+
+def test_a_run_that_was_ended_by_the_endpoint_goes_on_with_the_rest(place, tmp_path, capsys):
+    broken = [True]
+
+    def reply(n, body):
+        return failure(401) if broken[0] and n >= 1 else texts()
+
+    with serve(reply) as server:
+        more = ("--max-workers", "1", "--json")
+        assert cli.main(command(place, tmp_path, server.url, *more)) == 2
+        assert "401" in capsys.readouterr().err
+        before = len(server.bodies)
+        broken[0] = False
+        assert cli.main(command(place, tmp_path, server.url, *more)) == 0
+        assert len(server.bodies) == before + 2
+        data = json.loads(capsys.readouterr().out)[0]
+    assert data["llm"]["usage"]["cached"] == 1
+
+
+def test_unusable_answers_of_the_server_are_counted_as_malformed(place, tmp_path, capsys):
+    with serve(lambda n, body: Action(body=b'{"nothing": 1}')) as server:
+        more = ("--tries", "1", "--attempts", "2", "--json")
+        assert cli.main(command(place, tmp_path, server.url, *more)) == 0
+    data = json.loads(capsys.readouterr().out)[0]
+    assert data["llm"]["tries"] == {"malformed": 6}
+    assert data["n_without_texts"] == 3
+    assert data["mean"]["generated"]["value"] is None
+    assert data["mean"]["original"]["value"] is not None
+    assert "No texts came: malformed" in (only_folder(tmp_path) / output.PAGE).read_text()
+
+
+def test_a_dry_run_sends_nothing_and_says_what_it_would_cost(place, tmp_path, capsys):
+    with serve(lambda n, body: texts()) as server:
+        more = ("--dry-run", "--price", "0.4", "1.6", "--json")
+        assert cli.main(command(place, tmp_path, server.url, *more)) == 0
+        assert server.bodies == []
+    shown = capsys.readouterr()
+    cost = json.loads(shown.out)[0]["estimate"]
+    assert cost["calls"] == 3
+    assert cost["prompt_tokens"] > 1000
+    assert "at 0.4 and 1.6 a million" in shown.err
+
+
+def test_spearman_and_means_have_intervals_or_say_that_they_are_undefined():
+    pairs = [(i / 10, float(i)) for i in range(10)]
+    found = output._spearman(pairs)
+    assert found["rho"] == pytest.approx(1.0)
+    assert found["low"] < found["rho"]
+    assert output._spearman(pairs[:4])["rho"] is None
+    assert output._spearman([(1.0, float(i)) for i in range(9)])["rho"] is None
+    assert output._mean([]) == {"value": None, "low": None, "high": None, "n": 0}
+    assert output._mean([0.5, None, 1.0])["value"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--sae-names", "nope"], "unknown SAE name 'nope'"),
+        (["--sae-names", "py_4k_btopk_s0"], "is of EleutherAI/pythia-160m-deduped, --model is"),
+        (["--facts", "nowhere"], "nowhere holds no facts"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(place, tmp_path, capsys, more, message):
+    assert cli.main(command(place, tmp_path, "http://127.0.0.1:9/v1", *more)) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
