@@ -227,7 +227,10 @@ def _run(arguments: argparse.Namespace, subject: Subject, sets: Sets) -> Found:
         batch_tokens=arguments.batch_tokens,
         folder=folder,
     )
-    units = contrast.make_units(summaries, [p.group for p in passages], is_exp)
+    try:
+        units = contrast.make_units(summaries, [p.group for p in passages], is_exp)
+    except FeatureError as error:
+        raise FeatureError(f"{error} ({_plain(sets.about)})") from None
     result = contrast.contrast(units, settings)
     rows = contrast.as_rows(result, units, settings, most=arguments.keep)
     if arguments.list != "both":
