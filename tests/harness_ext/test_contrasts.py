@@ -321,7 +321,8 @@ def test_the_docs_name_arguments_that_there_are(repo_root):
 
     from harness_ext.scripts import score_backtracking_data, score_contrast
 
-    known = {"--spec", "--tasks", "--output", "--log_samples", "--model", "--model_args"}  # other commands'
+    # Of the other commands in it.
+    known = {"--spec", "--tasks", "--output", "--log_samples", "--model", "--model_args"}
     for module in (score_contrast, score_backtracking_data):
         parser = argparse.ArgumentParser()
         module.add_arguments(parser)
