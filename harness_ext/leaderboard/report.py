@@ -23,6 +23,7 @@ from harness_ext.leaderboard.report_table import rows_table
 from harness_ext.leaderboard.results import Family, Results
 from harness_ext.leaderboard.summary import (
     PRIMARY,
+    as_detectable,
     as_effect,
     as_level,
     as_p,
@@ -155,8 +156,8 @@ def _families(board: Board, results: Results) -> list[dict[str, Any]]:
             "n_candidates": f.n_candidates,
             "n_null": f.n_null,
             "n_found": len(f.discoveries),
-            "smallest": as_size(f.metric, f.smallest_effect),
-            "corrected": as_size(f.metric, f.smallest_discovery),
+            "smallest": as_detectable(f.metric, f.smallest_effect),
+            "corrected": as_detectable(f.metric, f.smallest_discovery),
             "nulls": _nulls(f),
             "note": f.note,
         }

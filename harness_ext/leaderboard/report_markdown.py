@@ -8,10 +8,10 @@ from harness_ext.leaderboard.flat import RECOMPUTE
 from harness_ext.leaderboard.names import KINDS, NULLS, edit_title, metric_title, row_title
 from harness_ext.leaderboard.results import Cell, Family, Results
 from harness_ext.leaderboard.summary import (
+    as_detectable,
     as_effect,
     as_level,
     as_p,
-    as_size,
     count,
     detectable,
     discoveries,
@@ -85,7 +85,7 @@ def _headline(board: Board, results: Results) -> list[str]:
         f"With 80 % power a single effect would have been found from {sizes} on; smaller ones are"
         " not ruled out."
         if sizes
-        else "How large an effect would have been seen is not known: too few questions."
+        else "No size of effect can be named that would have been found: too few questions."
     )
     return [f"**No discovery.** {known}"]
 
@@ -104,8 +104,8 @@ def _families(board: Board, results: Results) -> str:
                 str(f.n_candidates),
                 str(f.n_null),
                 str(len(f.discoveries)),
-                as_size(f.metric, f.smallest_effect),
-                as_size(f.metric, f.smallest_discovery),
+                as_detectable(f.metric, f.smallest_effect),
+                as_detectable(f.metric, f.smallest_discovery),
                 text(f.note),
             ]
             for f, base in families_of(board, results)

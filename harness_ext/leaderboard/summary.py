@@ -47,7 +47,7 @@ def detectable(results: Results) -> list[Family]:
 
     Those of the primary metrics that are there and of accuracy; the rest is in the table.
     """
-    known = [f for f in results.families if f.smallest_effect is not None]
+    known = [f for f in results.families if f.smallest_effect is not None and possible(f)]
     primary = next((m for m in PRIMARY if any(f.metric == m for f in known)), None)
     chosen = [f for f in known if f.metric in (primary, "acc_none")]
     return (chosen or known)[:6]
@@ -97,6 +97,19 @@ def as_p(value: float | None) -> str:
     if value is None:
         return "\u2013"
     return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def possible(family: Family) -> bool:
+    """Return whether an effect of any size could be found: shares differ by 100 points at most."""
+    size = family.smallest_discovery or family.smallest_effect
+    return size is None or not is_share(family.metric) or size <= 1
+
+
+def as_detectable(metric: str, value: float | None) -> str:
+    """Return a smallest detectable effect as text; `none` where it is more than a share can do."""
+    return (
+        "none" if value is not None and is_share(metric) and value > 1 else as_size(metric, value)
+    )
 
 
 def needed(family: Family) -> str:

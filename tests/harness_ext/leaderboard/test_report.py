@@ -96,6 +96,16 @@ def test_no_discovery_is_a_headline_with_what_could_have_been_seen(board, result
     )
 
 
+def test_effect_larger_than_a_share_can_be_is_not_called_detectable(board, results):
+    found = quiet(results)
+    large = {"smallest_effect": 1.2, "smallest_discovery": 8.7}
+    families = tuple(f.model_copy(update=large) for f in found.families if "tokens" not in f.metric)
+    said = words(page_text(board, found.model_copy(update={"families": families})))
+    assert "870.0" not in said
+    assert "120.0" not in said
+    assert "No size of effect can be named" in said
+
+
 def test_results_of_another_board_are_refused(board, results, tmp_path):
     fewer = Board(board.info, board.rows[:3], board.records)
     with pytest.raises(RecordError, match=r"statistics of row '.*', which is not on"):
