@@ -26,7 +26,7 @@ from harness_ext.leaderboard.results import Results
 from harness_ext.leaderboard.rows import all_rows
 from harness_ext.leaderboard.scoring import Scored
 from harness_ext.leaderboard.screening import check_screening, survivors
-from harness_ext.model import SAESteeredLM
+from harness_ext.model import BACKENDS, SAESteeredLM
 from harness_ext.steered_lm import SteeredLM, fingerprint
 from interventions.default_model import resolve_pretrained
 from interventions.plan import ModelFacts, Plan
@@ -81,6 +81,10 @@ def run(
             edited as its tokens demand; what was made is kept.
     """
     started = time.monotonic()
+    if config.backend not in BACKENDS:
+        raise LeaderboardError(
+            f"unknown backend '{config.backend}'; known are {', '.join(BACKENDS)}"
+        )
     _check_statistics(config)
     check_screening(config)
     subject = _subject(config, None if dry else folder / STORE)
