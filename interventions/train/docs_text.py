@@ -57,8 +57,13 @@ def find_package(name: str) -> Package:
             f"docs.packages names '{name}', which is not an installed package; install it or take"
             f" it out of the config"
         )
-    distribution = importlib.metadata.packages_distributions().get(name, [name])[0]
-    meta: Any = importlib.metadata.metadata(distribution)
+    distributions = importlib.metadata.packages_distributions().get(name)
+    if not distributions:
+        raise TrainingError(
+            f"'{name}' belongs to no installed distribution, so its version and licence are not"
+            f" known; name another package, or `{STDLIB}` for Python's own modules"
+        )
+    meta: Any = importlib.metadata.metadata(distributions[0])
     licence = meta.get("License-Expression") or _classified(meta) or meta.get("License") or "?"
     root = Path(next(iter(spec.submodule_search_locations)))
     return Package(name, root, meta["Version"], licence.splitlines()[0][:80])

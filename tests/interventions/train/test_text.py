@@ -126,6 +126,8 @@ def test_docs_leave_tests_out_and_name_what_is_missing(tiny_model_dir, tmp_path)
     assert not [name for name in names if {"test", "site-packages"} & set(name.split("."))]
     with pytest.raises(TrainingError, match="'no_such_package', which is not an installed"):
         find_package("no_such_package")
+    with pytest.raises(TrainingError, match="'json' belongs to no installed distribution"):
+        find_package("json")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     config = DocsConfig(tokens=10_000_000, packages=("safetensors",))
     with pytest.raises(TrainingError, match="name more packages"):
