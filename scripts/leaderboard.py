@@ -59,6 +59,15 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--metrics", metavar="M,..", help="in place of the configuration's")
             one.add_argument("--level", type=float, help="of q-values")
             one.add_argument("--draws", type=int, help="resamples of an interval")
+        if name == "report":
+            one.add_argument(
+                "--sensitivity",
+                type=Path,
+                action="append",
+                default=[],
+                metavar="FILE",
+                help="sensitivity.json of `sae-steered sensitivity`: two columns more; repeatable",
+            )
         one.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -135,6 +144,10 @@ def _again(args: argparse.Namespace) -> int:
             f"{file} cannot be used ({first}); make it with `sae-steered leaderboard score"
             f" {args.folder}`"
         ) from None
+    if args.sensitivity:
+        from harness_ext.sensitivity.join import joined
+
+        board = joined(board, args.sensitivity)
     files = write_report(board, results, target)
     if args.json:
         print(json.dumps([str(path) for path in files], indent=1))

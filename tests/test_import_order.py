@@ -276,6 +276,7 @@ harness_ext.sensitivity.writer
 harness_ext.sensitivity.measure
 harness_ext.sensitivity.run
 harness_ext.sensitivity.output
+harness_ext.sensitivity.join
 harness_ext.cli
 harness_ext.__main__
 """.strip().splitlines()

@@ -47,6 +47,9 @@ class Row(_Strict):
             left out of rankings by those detectors.
         stage: how many stages of screening the row went through; 1 without screening.
         dropped: the stage after which screening dropped it, None if it ran on every task.
+        sensitivity: share of texts, written by an LLM after the feature's examples, on which it
+            fires; None where `sae-steered sensitivity` was not joined.
+        sensitivity_control: the same of texts that were written for another feature.
     """
 
     id: str
@@ -68,6 +71,8 @@ class Row(_Strict):
     lexical: tuple[str, ...] = ()
     stage: int = 1
     dropped: int | None = None
+    sensitivity: float | None = None
+    sensitivity_control: float | None = None
 
 
 class TaskInfo(_Strict):

@@ -28,6 +28,14 @@ _HIDDEN = (
 )
 
 
+_SENSITIVITY = (
+    Column("sensitivity", "Sensitivity", "percent", help="Texts written after the feature's own"
+           " examples on which it fires"),
+    Column("sensitivity_control", "Others' texts", "percent", help="The same of texts written for"
+           " another feature; a feature that means something is far below its sensitivity here"),
+)  # fmt: skip
+
+
 def look_of(row: Row, cell: Cell) -> str:
     """Return the style of a line: what a reader must see before any number."""
     if row.kind in NULLS:
@@ -63,7 +71,10 @@ def rows_table(
         key=lambda cell: order.index(rows[cell.row].kind),
     )
     return table(
-        _columns(results, task, metric_title(metric)),
+        [
+            *_columns(results, task, metric_title(metric)),
+            *(_SENSITIVITY if any(row.sensitivity is not None for row in board.rows) else ()),
+        ],
         [_line(rows[cell.row], cell, places) for cell in cells],
         id=TABLE,
         caption="Every row on every task by every metric, against the baseline",
@@ -180,5 +191,7 @@ def _line(row: Row, cell: Cell, places: Mapping[str, int]) -> dict[str, Value]:
         "worst": cell.worst,
         "best": cell.best,
         "layer": layer_of(row),
+        "sensitivity": row.sensitivity,
+        "sensitivity_control": row.sensitivity_control,
         "promoted": " ".join((*row.lexical, *(t for t in row.promoted if t not in row.lexical))),
     }
