@@ -101,7 +101,7 @@ def token_classes(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Tensor]:
 
 
 def rank_features(
-    sae: "SAE", chunks: Sequence[Path], classes: Mapping[str, Tensor], limit: float
+    sae: "SAE", chunks: Sequence[Path], classes: Mapping[str, Tensor], limit: float | None
 ) -> dict[str, Tensor]:
     """Return for each class `(d_sae,)`: the share of a feature's activation at the class.
 
@@ -111,7 +111,7 @@ def rank_features(
         sae: whose features are ranked.
         chunks: files of the harvest step.
         classes: masks over the vocabulary.
-        limit: residual norm above which a token is a sink and is left out.
+        limit: residual norm above which a token is a sink and is left out; None keeps all.
     """
     members = torch.stack(list(classes.values())).float()
     on_it = torch.tensor([name in _TOPICS for name in classes])[:, None]
@@ -122,7 +122,7 @@ def rank_features(
             stored = read_tensors(path)
             tokens = stored["tokens"].long()
             last = stored["lengths"].long().cumsum(0) - 1
-            usable = stored["norms"] <= limit
+            usable = stored["norms"] <= (float("inf") if limit is None else limit)
             usable[last] = False  # the next token belongs to another row
             where = usable.nonzero()[:, 0]
             for part in where.split(4096):
