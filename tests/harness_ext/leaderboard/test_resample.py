@@ -12,7 +12,7 @@ from harness_ext.leaderboard.resample import (
     standard_errors,
 )
 from harness_ext.leaderboard.shrink import shrink
-from harness_ext.stats import mcnemar, wilson
+from harness_ext.stats import bootstrap_p, bootstrap_weights, mcnemar, wilson
 
 
 def one(top_base, bottom_base, top, bottom):
@@ -154,3 +154,20 @@ def test_undefined_effects_stay_undefined_and_few_stay_as_they_are():
     assert found[0] == 0.1
     assert np.isnan(found[1])
     assert shrink(np.zeros(4), np.zeros(4)).tolist() == [0, 0, 0, 0]
+
+
+def test_with_few_questions_swaps_keep_the_level_where_the_bootstrap_does_not():
+    rng = np.random.default_rng(0)
+    n, boots, swaps = 16, 0, 0
+    for seed in range(400):
+        tops, bottoms = [], []
+        for _ in range(2):
+            bottoms.append((rng.random(n) < 0.8).astype(float))
+            tops.append(bottoms[-1] * (rng.random(n) < 0.4))
+        w = bootstrap_weights(n, 1000, seed)
+        drawn = (w @ tops[1]) / (w @ bottoms[1]) - (w @ tops[0]) / (w @ bottoms[0])
+        boots += bootstrap_p(drawn) <= 0.05
+        pairs = one(tops[0], bottoms[0], tops[1], bottoms[1])
+        swaps += permutation_p(pairs, draws=500, most=500, seed=seed)[0] <= 0.05
+    assert boots / 400 > 0.07
+    assert swaps / 400 <= 0.05 + 2.33 * np.sqrt(0.05 * 0.95 / 400)
