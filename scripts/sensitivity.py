@@ -214,7 +214,7 @@ def _shown(part: dict[str, Any]) -> str:
     if part["value"] is None:
         return "-"
     ends = "" if part["low"] is None else f" [{100 * part['low']:.0f}, {100 * part['high']:.0f}]"
-    return f"{100 * part['value']:.1f}{ends}"
+    return f"{100 * part['value']:.0f}{ends}"
 
 
 def _print(data: dict[str, Any], place: Path) -> None:
@@ -222,7 +222,7 @@ def _print(data: dict[str, Any], place: Path) -> None:
     from rich.table import Table
 
     table = Table(title=f"Sensitivity of {data['sae_name']}, % of texts on which a feature fires")
-    for head in ("feature", "generated", "original", "others' texts", "token alone", "reply"):
+    for head in ("feature", "new texts", "originals", "others'", "token alone", "reply"):
         table.add_column(head, justify="left" if head == "reply" else "right", no_wrap=True)
     arms = ("generated", "original", "control", "injection")
     for row in data["features"]:
