@@ -194,6 +194,7 @@ def collect(
             weighted=weighted,
             buffer=buffer,
             seed=seed * 1_000_003 + feature,
+            lead=int(text.bos and subject.tokenizer.bos_token_id is not None),
         )
     return found
 
@@ -207,6 +208,7 @@ def windows(
     weighted: int,
     buffer: int,
     seed: int,
+    lead: int = 0,
 ) -> list[Example]:
     """Return the examples of one feature from all its firings.
 
@@ -218,10 +220,11 @@ def windows(
         weighted: others.
         buffer: tokens before and after the firing.
         seed: of the draws.
+        lead: tokens at the beginning of every row, such as BOS, that no window holds.
     """
     generator = torch.Generator().manual_seed(seed)
     length = torch.tensor([len(ids) for ids in read])
-    inside = (where[:, 1] >= buffer) & (where[:, 1] < length[where[:, 0]] - buffer)
+    inside = (where[:, 1] >= buffer + lead) & (where[:, 1] < length[where[:, 0]] - buffer)
     places, acts = where[inside], value[inside]
     strongest = _apart(places, acts, top + _SPARE, buffer)
     if not strongest:

@@ -34,6 +34,13 @@ def test_top_windows_are_the_strongest_that_do_not_overlap():
     assert first.acts == (0, 0, 0, 0, 9, 0, 8, 0, 0)
 
 
+def test_no_window_holds_what_leads_a_row():
+    where, value = firings((0, 4, 5), (0, 30, 2))
+    read = [torch.arange(60)]
+    assert [x.largest for x in windows(where, value, read, **SETTINGS)] == [5, 2]
+    assert [x.largest for x in windows(where, value, read, **SETTINGS, lead=1)] == [2]
+
+
 def test_two_more_are_found_than_are_kept_and_the_seed_decides_which():
     read = [torch.arange(200)]
     where, value = firings(*((0, 10 + 12 * i, 20 - i) for i in range(12)))
