@@ -356,3 +356,24 @@ def test_spearman_and_means_have_intervals_or_say_that_they_are_undefined():
 def test_bad_input_is_one_line_and_exit_code_2(place, tmp_path, capsys, more, message):
     assert cli.main(command(place, tmp_path, "http://127.0.0.1:9/v1", *more)) == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_examples_come_from_a_fact_store_of_the_same_sae(place, tmp_path, capsys):
+    facts = tmp_path / "facts"
+    common = ["--model", str(place / "model"), "--sae-path", str(place / "sae"), "--no-check"]
+    text = ["--text", str(place / "text.jsonl"), "--tokens", "2000", "--context", "100"]
+    assert cli.main(["facts", *common, *text, "--out", str(facts)]) == 0
+    capsys.readouterr()
+    with serve(lambda n, body: texts()) as server:
+        more = ("--facts", str(facts), "--json")
+        assert cli.main(command(place, tmp_path, server.url, *more)) == 0
+        found = json.loads(capsys.readouterr().out)[0]
+        other = save_sae(tmp_path / "other", seed=9).path
+        wrong = command(place, tmp_path, server.url, *more)
+        wrong[wrong.index("--sae-path") + 1] = str(other)
+        assert cli.main(wrong) == 2
+        assert "make them with `sae-steered facts` for this SAE" in capsys.readouterr().err
+    assert found["text"] == {"facts": str(facts)}
+    assert [row["feature"] for row in found["features"]] == [int(f) for f in FEATURES]
+    assert found["mean"]["original"]["n"] == 3
+    assert all(row["density"] > 0 for row in found["features"])
