@@ -95,7 +95,7 @@ def main(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from interventions.cache import cache_dir
-    from interventions.features import reason, words
+    from interventions.features import reason, reason_scores, words
     from interventions.features.checkpoint import Checkpoint
     from interventions.features.scored import (
         Scored,
@@ -129,7 +129,7 @@ def main(arguments: argparse.Namespace) -> int:
         subject, text, groups, settings, folder=folder, batch_tokens=arguments.batch_tokens
     )
     folded = arguments.units == "residual"
-    found = reason.score(
+    found = reason_scores.score(
         sums,
         groups,
         alpha=arguments.alpha,
@@ -148,8 +148,10 @@ def main(arguments: argparse.Namespace) -> int:
             "words": {name: list(found) for name, found in strings.items()},
             "drop_missing": arguments.drop_missing,
         },
-        features=_with_max(reason.as_rows(found, sums, groups, most=arguments.keep), subject),
-        notes=reason.notes(sums, groups),
+        features=_with_max(
+            reason_scores.as_rows(found, sums, groups, most=arguments.keep), subject
+        ),
+        notes=reason_scores.notes(sums, groups),
         facts={
             "tokens": int(sums.tokens),
             "tokens_near": count[-2],

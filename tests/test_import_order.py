@@ -87,6 +87,7 @@ interventions.features
 interventions.features.checkpoint
 interventions.features.words
 interventions.features.reason
+interventions.features.reason_scores
 interventions.features.doctor
 interventions.features.examples
 interventions.features.scored

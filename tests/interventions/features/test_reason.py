@@ -13,12 +13,9 @@ from interventions.features.reason import (
     ReasonSettings,
     ReasonSums,
     add_tokens,
-    as_rows,
     collect,
-    notes,
-    reason_scores,
-    score,
 )
+from interventions.features.reason_scores import as_rows, notes, reason_scores, score
 from interventions.features.words import (
     WordGroups,
     around_words,
