@@ -1,6 +1,6 @@
 """One SAE from examples to sensitivities: collect, ask, read, count."""
 
-import logging
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,10 +15,11 @@ from harness_ext.sensitivity.prompts import cleaned, marked
 from harness_ext.sensitivity.writer import Estimate, Written
 from interventions.features import examples as collected
 from interventions.features.examples import Example
+from interventions.fingerprint import digest, weights_digest
 from interventions.subject import Subject
 from interventions.text.config import TextConfig
+from interventions.train.files import write_text
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -118,12 +119,24 @@ def collect(subject: Subject, text: TextConfig, settings: Settings, folder: Path
         subject: model and SAE.
         text: what to read; twice where features are drawn.
         settings: which features, how many examples.
-        folder: keeps the first pass's sums.
+        folder: keeps the first pass's sums, and beside it the examples, so that a second call
+            with the same arguments reads no text.
 
     Raises:
         FeatureError: no feature is alive, or one is outside the SAE.
     """
     subject.sae.check_features(settings.features or ())
+    key = digest(
+        {
+            "subject": subject.describe(),
+            "weights": weights_digest(subject.model),
+            "text": text.model_dump(mode="json"),
+            "settings": asdict(settings),
+        }
+    )
+    stored = folder.with_name(f"{folder.name}-examples.json")
+    if (known := _read(stored, key)) is not None:
+        return Collected(known[0], marked_texts(subject, known[0]), known[1], known[2])
     found = collected.density(subject, text, folder=folder)
     features = (
         list(settings.features)
@@ -133,11 +146,39 @@ def collect(subject: Subject, text: TextConfig, settings: Settings, folder: Path
     examples = collected.collect(
         subject, text, features, top=settings.top, weighted=settings.weighted, seed=settings.seed
     )
-    return Collected(
-        examples,
-        marked_texts(subject, examples),
-        {f: int(found.counts[f]) / max(found.tokens, 1) for f in features},
-        {f: float(found.largest[f]) for f in features},
+    densities = {f: int(found.counts[f]) / max(found.tokens, 1) for f in features}
+    largest = {f: float(found.largest[f]) for f in features}
+    _write(stored, key, examples, densities, largest)
+    return Collected(examples, marked_texts(subject, examples), densities, largest)
+
+
+def _write(
+    path: Path,
+    key: str,
+    examples: Mapping[int, Sequence[Example]],
+    densities: Mapping[int, float],
+    largest: Mapping[int, float],
+) -> None:
+    rows = [
+        [f, densities[f], largest[f], [[one.ids, one.acts, one.kind] for one in some]]
+        for f, some in examples.items()
+    ]
+    write_text(path, json.dumps({"key": key, "features": rows}))
+
+
+def _read(
+    path: Path, key: str
+) -> tuple[dict[int, list[Example]], dict[int, float], dict[int, float]] | None:
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data["key"] != key:
+        return None
+    rows = data["features"]
+    return (
+        {f: [Example(tuple(i), tuple(a), kind) for i, a, kind in some] for f, _, _, some in rows},
+        {f: density for f, density, _, _ in rows},
+        {f: largest for f, _, largest, _ in rows},
     )
 
 

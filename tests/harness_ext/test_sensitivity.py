@@ -162,6 +162,19 @@ def test_activations_are_those_of_the_model_and_bos_and_sinks_do_not_count(subje
     assert not read[3].active
 
 
+def test_examples_are_read_once(place, subject, tmp_path, monkeypatch):
+    text = parse_text({"sources": [{"path": str(place / "text.jsonl")}], "context": 100})
+    settings = run.Settings(number=4, top=2, weighted=2)
+    first = run.collect(subject, text, settings, tmp_path / "density")
+    assert len(first.examples) == 4
+    for name in ("density", "collect"):
+        monkeypatch.setattr(f"interventions.features.examples.{name}", None)
+    again = run.collect(subject, text, settings, tmp_path / "density")
+    assert vars(again) == vars(first)
+    with pytest.raises(TypeError):  # other settings: the text has to be read
+        run.collect(subject, text, run.Settings(number=3), tmp_path / "density")
+
+
 def test_texts_that_are_the_originals_have_the_originals_sensitivity(subject, found):
     same = [
         writer.Written(
