@@ -129,7 +129,8 @@ def labelled_sets(path: Path, limit: int | None = None) -> Sets:
             row.get("qid", f"text-{number}")
         )  # fmt: skip
         if limit is None or len(sets[int(label)]) < limit:
-            sets[int(label)].append(Example(group=group, final=str(row["text"])))
+            text = _text(row, "text", f"{path}:{number}")
+            sets[int(label)].append(Example(group=group, final=text))
     return Sets(sets[0], sets[1], {"labelled": str(path)}, part="all")
 
 
@@ -146,12 +147,22 @@ def _examples(arguments: argparse.Namespace, sources: Sequence[str], side: str) 
             if arguments.group_column:
                 group = str(row[arguments.group_column])
             about = {"source": source, "row": number}
+            where = f"{source}: record {number + 1}"
             if prompt:
-                text = {"prompt": str(row[prompt]), "final": str(row[response]) if response else ""}
+                final = _text(row, response, where) if response else ""
+                text = {"prompt": _text(row, prompt, where), "final": final}
             else:
-                text = {"final": str(row[arguments.column])}
+                text = {"final": _text(row, arguments.column, where)}
             found.append(Example(group=group, about=about, **text))  # type: ignore[arg-type]
     return found
+
+
+def _text(row: Mapping[str, Any], column: str, where: str) -> str:
+    text = row[column]
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise TextError(f"{where}: column '{column}' holds a {kind}, not text; name another one")
+    return text
 
 
 def _rows(arguments: argparse.Namespace, source: str) -> Any:

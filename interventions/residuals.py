@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interventions.backends.hf import decoder_layers
-from interventions.errors import HookPointError
+from interventions.errors import FeatureError, HookPointError
 from interventions.hook_points import HookPoint
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def read_residuals(
 
     Raises:
         HookPointError: the layer is outside the model, or the forward pass never came to it.
+        FeatureError: the stream of a token is not finite.
     """
     device = next(model.parameters()).device
     layers = decoder_layers(model)
@@ -113,6 +114,7 @@ def read_padded(
 
     Raises:
         HookPointError: the layer is outside the model, or the forward pass never came to it.
+        FeatureError: the stream of a token is not finite.
     """
     layers = decoder_layers(model)
     hook_point.check(len(layers), model.config.name_or_path or type(model).__name__)
@@ -128,8 +130,22 @@ def _forward(
         try:
             model(input_ids=tokens, attention_mask=mask, use_cache=False, logits_to_keep=1)
         except _ReachedError as reached:
-            return reached.args[0]
+            resid = reached.args[0]
+            _check_finite(resid, real, hook_point)
+            return resid
     raise HookPointError(f"{type(model).__name__} never ran {hook_point}")
+
+
+def _check_finite(resid: Tensor, real: Tensor, hook_point: HookPoint) -> None:
+    # NaN is above no limit, so without this such tokens would pass for sinks.
+    bad = ~resid.isfinite().all(-1) & real
+    if count := int(bad.sum()):
+        kind = str(resid.dtype).removeprefix("torch.")
+        raise FeatureError(
+            f"the residual stream at {hook_point} is not finite at {count} of {int(real.sum())}"
+            f" tokens in {kind}; "
+            + ("load the model in float32 or bfloat16" if kind == "float16" else "check the model")
+        )
 
 
 @contextmanager

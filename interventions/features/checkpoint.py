@@ -27,12 +27,14 @@ class Checkpoint:
             every: seconds between two writes of `save`, at least.
 
         Raises:
-            FeatureError: the folder holds the sums of another pass.
+            FeatureError: the folder holds the sums of another pass, or cannot be made.
         """
         try:
             self._folder = StepFolder(folder, key)
         except TrainingError as error:
             raise FeatureError(str(error)) from None
+        except OSError as error:
+            raise FeatureError(f"{folder} cannot be made: {error}; name another --out") from error
         self._path = folder / "sums.safetensors"
         self._every = every
         self._written = time.monotonic()

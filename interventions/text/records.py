@@ -75,17 +75,11 @@ def _file(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.is_dir():
         yield from _saved(path)
     elif path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=256):
-            yield from batch.to_pylist()
+        yield from _parquet(path)
     elif path.suffix == ".txt":
         yield {"text": path.read_text(encoding="utf-8")}
     elif path.suffix == ".json":
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(whole, list):
-            raise TextError(f"{path} holds a {type(whole).__name__}; give a list of objects")
-        yield from whole
+        yield from _list(path)
     elif path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -96,6 +90,35 @@ def _file(path: Path) -> Iterator[Mapping[str, Any]]:
             f"{path}: unknown kind of file; known are .jsonl, .json, .parquet, .txt and folders of"
             f" datasets.save_to_disk"
         )
+
+
+def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise TextError(f"{path} is no Parquet file, or is damaged: {_line(error)}") from error
+
+
+def _list(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise TextError(f"{path} is not JSON ({error}); give a list of objects") from None
+    if not isinstance(whole, list):
+        raise TextError(f"{path} holds a {type(whole).__name__}; give a list of objects")
+    for number, record in enumerate(whole, 1):
+        if not isinstance(record, dict):
+            kind = type(record).__name__
+            raise TextError(f"{path}: item {number} is a {kind}; give a list of objects")
+        yield record
+
+
+def _line(error: Exception) -> str:
+    return str(error).replace("\n", " ")
 
 
 def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:

@@ -289,6 +289,7 @@ def test_sets_that_are_not_named_are_refused(arguments, message):
         ('{"text": "a", "label": 2}', "label is 2"),
         ('{"text": "abc", "label": 1}', "baseline set is empty"),
         ('{"txt": "abc", "label": 1}', "no column 'text'"),
+        ('{"text": 5, "label": 1}', "column 'text' holds a int, not text"),
     ],
 )
 def test_bad_texts_are_refused(subject_arguments, content, message, tmp_path):

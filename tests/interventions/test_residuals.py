@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interventions.errors import HookPointError
+from interventions.errors import FeatureError, HookPointError
 from interventions.hook_points import parse_hook_point
 from interventions.residuals import read_residuals
 from tests.tiny_models import FAMILIES, make_model
@@ -55,6 +55,19 @@ def test_what_counts_is_real_not_a_sink_and_not_special():
     assert bool((batch.norms[keep] <= limit).all())
     assert not (batch.tokens[keep] == rows[0][0]).any()
     assert 0 < int(keep.sum()) < int(batch.real.sum())
+
+
+def test_a_stream_that_is_not_finite_is_refused_and_is_no_sink():
+    model = make_model("llama")
+    rows, point = some_rows(4), parse_hook_point("blocks.1.hook_resid_post")
+    used = {int(i) for row in rows for i in row}
+    unused = next(i for i in range(3, 200) if i not in used)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[unused] = float("nan")
+    assert sum(len(batch.rows) for batch in read_residuals(model, point, rows)) == 4
+    bad = torch.cat([rows[0], torch.tensor([unused])])
+    with pytest.raises(FeatureError, match=r"not finite at 1 of \d+ tokens in float32; check the"):
+        list(read_residuals(model, point, [*rows, bad]))
 
 
 def test_a_layer_outside_the_model_is_refused():

@@ -139,6 +139,10 @@ def test_a_bad_configuration_is_one_line(data, message):
         ("a.jsonl", '{"text": "hi"}', {}, "no row of at least 8 tokens"),
         ("a.jsonl", '{"ids": [1, 900000]}', {"tokens": "ids"}, "made with another tokenizer"),
         ("a.json", '{"text": "x"}', {}, "give a list of objects"),
+        ("a.json", "", {}, "is not JSON"),
+        ("a.json", '["x"]', {}, "item 1 is a str; give a list of objects"),
+        ("a.parquet", "", {}, "is no Parquet file, or is damaged"),
+        ("a.parquet", "PAR1 something else PAR1", {}, "is no Parquet file, or is damaged"),
     ],
 )
 def test_bad_text_is_one_line(name, content, source, message, tmp_path, tokenizer):
