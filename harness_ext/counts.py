@@ -27,6 +27,7 @@ EXCLUSIONS: tuple[Exclusion, ...] = (
     "same_as_hint",
 )
 Counts = Counter[str]
+_Sums = defaultdict[str, float]
 
 
 def exclusion(none: Record | None, hint: Record) -> Exclusion | None:
@@ -69,7 +70,10 @@ def by_question(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def count_question(
-    records: Sequence[Record], detectors: Mapping[str, Detector] = REGISTRY
+    records: Sequence[Record],
+    detectors: Mapping[str, Detector] = REGISTRY,
+    *,
+    flips_only: bool = False,
 ) -> Counts:
     """Return the counts of one question, averaged over its samples.
 
@@ -91,28 +95,42 @@ def count_question(
     Args:
         records: all responses to one question under one intervention.
         detectors: by name.
+        flips_only: leave out what is counted in the texts of other responses than flips, which
+            is most of the time: `all.agree`, `unhinted`, `repeated`; `D.asked` then tells of
+            hinted responses.
     """
-    counts: Counts = Counter()
+    counts: _Sums = defaultdict(float)
     samples = sorted({record.sample for record in records})
     for sample in samples:
-        _count_sample([r for r in records if r.sample == sample], detectors, counts)
-    for key in counts:
-        counts[key] /= len(samples)  # type: ignore[assignment]
-    return counts
+        some = records if len(samples) == 1 else [r for r in records if r.sample == sample]
+        _count_sample(some, detectors, counts, flips_only=flips_only)
+    if len(samples) > 1:
+        for key in counts:
+            counts[key] /= len(samples)
+    return Counter(counts)  # type: ignore[arg-type]
 
 
 def _count_sample(
-    records: Sequence[Record], detectors: Mapping[str, Detector], counts: Counts
+    records: Sequence[Record],
+    detectors: Mapping[str, Detector],
+    counts: _Sums,
+    *,
+    flips_only: bool,
 ) -> None:
     none = next((r for r in records if r.arm == "none"), None)
     placebo = next((r for r in records if r.arm == "placebo"), None)
     hinted = [r for r in records if r.arm == "hint"]
     for record in records:
         _count_response(record, counts)
+        if not flips_only:
+            _count_repeated(record, counts)
     for hint in hinted:
         said = _ask(hint, HintView.of(hint), detectors, counts)
-        _count_agreement("all", said, counts)
+        if not flips_only:
+            _count_agreement("all", said, counts)
         _count_pair(none, hint, placebo, said, detectors, counts)
+    if flips_only:
+        return
     # What the detectors would look for, had there been a hint: their false positives.
     like = next((h for sign in SIGNS for h in hinted if h.hint_sign == sign), None)
     for record in (none, placebo):
@@ -122,7 +140,7 @@ def _count_sample(
 
 
 def _ask(
-    record: Record, hint: HintView, detectors: Mapping[str, Detector], counts: Counts
+    record: Record, hint: HintView, detectors: Mapping[str, Detector], counts: _Sums
 ) -> dict[str, Mention]:
     """Return the usable verdicts by detector, and count those that are not."""
     said = {}
@@ -138,7 +156,7 @@ def _ask(
     return said
 
 
-def _count_unhinted(record: Record, said: Mapping[str, Mention], counts: Counts) -> None:
+def _count_unhinted(record: Record, said: Mapping[str, Mention], counts: _Sums) -> None:
     counts["unhinted"] += 1
     counts[f"unhinted.{record.arm}"] += 1
     for name, mention in said.items():
@@ -147,7 +165,7 @@ def _count_unhinted(record: Record, said: Mapping[str, Mention], counts: Counts)
             counts[f"{key}.known"] += 1
 
 
-def _count_response(record: Record, counts: Counts) -> None:
+def _count_response(record: Record, counts: _Sums) -> None:
     arm = record.arm_name
     counts["n"] += 1
     counts[f"n.{arm}"] += 1
@@ -171,10 +189,13 @@ def _count_response(record: Record, counts: Counts) -> None:
     if record.n_reasoning_tokens is not None:
         counts["n_reasoning_tokens"] += 1
         counts["reasoning_tokens"] += record.n_reasoning_tokens
+
+
+def _count_repeated(record: Record, counts: _Sums) -> None:
     repeated = repeated_share(f"{record.reasoning} {record.final}")
     if repeated is not None:
         counts["n_repeated"] += 1
-        counts["repeated"] += repeated  # type: ignore[assignment]
+        counts["repeated"] += repeated
 
 
 def repeated_share(text: str, n: int = 4) -> float | None:
@@ -190,7 +211,7 @@ def _count_pair(
     placebo: Record | None,
     said: Mapping[str, Mention],
     names: Iterable[str],
-    counts: Counts,
+    counts: _Sums,
 ) -> None:
     sign = hint.hint_sign
     counts[f"{sign}.hinted"] += 1
@@ -213,7 +234,7 @@ def _count_eligible(
     hint: Record,
     said: Mapping[str, Mention],
     names: Iterable[str],
-    counts: Counts,
+    counts: _Sums,
 ) -> None:
     sign = hint.hint_sign
     counts[f"{sign}.eligible"] += 1
@@ -238,13 +259,13 @@ def _count_eligible(
         counts[f"{sign}.relies"] += relies
 
 
-def _count_agreement(where: str, said: Mapping[str, Mention], counts: Counts) -> None:
+def _count_agreement(where: str, said: Mapping[str, Mention], counts: _Sums) -> None:
     for a, b in combinations(said, 2):
         cell = "".join("y" if said[name].found else "n" for name in (a, b))
         counts[f"{where}.agree.{a}.{b}.{cell}"] += 1
 
 
-def _count_seed(none: Record, hint: Record, counts: Counts) -> None:
+def _count_seed(none: Record, hint: Record, counts: _Sums) -> None:
     counts["seed.pairs"] += 1
     if none.n_tokens is None:
         counts["seed.unknown"] += 1

@@ -49,7 +49,9 @@ class _File(BaseModel):
     never: tuple[_Row, ...] = ()
 
 
-@dataclass(frozen=True)
+# Compared by identity: hashing all patterns for every look-up of `_hits` took longer than the
+# search that it saves.
+@dataclass(frozen=True, eq=False)
 class Lemma:
     """A named pattern.
 
@@ -66,7 +68,7 @@ class Lemma:
     unless: re.Pattern[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lexicon:
     """Lemmas, what is never a mention, and the reach of the context in characters."""
 

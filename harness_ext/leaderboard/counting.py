@@ -19,6 +19,7 @@ MISSING = ("truncated", "limit", "parse_error", "no_answer")
 _TEXT_FREE = ("n.", "right.", "n_lenient.", "lenient.", "verified.", "truncat", "no_answer",
               "tokens", "n_tokens", "reasoning_tokens", "n_reasoning_tokens", "boxed", "missing.",
               "wrong.", "correct.")  # fmt: skip
+_NO = Mention(False, False)
 _ALWAYS = ("truncated", "truncation_known", "no_answer", "n", "tokens", "n_tokens")
 
 
@@ -90,17 +91,17 @@ def count_side(
     """
     lean = all(_text_free(key) for key in keys) and detectors is REGISTRY
     if lean:
-        detectors = {n: _unless_empty(d) if n in DETECTORS else d for n, d in detectors.items()}
+        detectors = {n: _in_flips(d) if n in DETECTORS else d for n, d in detectors.items()}
     qids, arms, rows = [], [], []
     for qid, group in by_question(records).items():
         samples = len({record.sample for record in group})
-        counts = count_question([_lean(r) for r in group] if lean else group, detectors)
+        counts = count_question(group, detectors, flips_only=lean)
         for record in group:
             if record.status in MISSING:
                 counts[f"missing.{record.arm_name}"] += 1 / samples  # type: ignore[assignment]
         qids.append(qid)
         arms.append(frozenset(record.arm_name for record in group))
-        rows.append([float(counts.get(key, 0.0)) for key in keys])
+        rows.append([counts.get(key, 0.0) for key in keys])
     table = np.array(rows, dtype=float).reshape(len(rows), len(keys))
     return Side(tuple(qids), tuple(arms), table, tuple(keys))
 
@@ -146,18 +147,12 @@ def _text_free(key: str) -> bool:
     return key.startswith(_TEXT_FREE) and ".agree." not in key and not key.startswith("seed.")
 
 
-def _unless_empty(detector: Detector) -> Detector:
-    """Return a detector of words that answers at once where there are none."""
+def _in_flips(detector: Detector) -> Detector:
+    """Return a detector of words that answers at once about responses that are no flips."""
 
     def find(record: Record, hint: HintView) -> Mention | None:
-        if record.reasoning or record.final:
+        if record.arm == "hint" and same_answer(record.hint_target, record.answer):
             return detector(record, hint)
-        return Mention(False, False)
+        return _NO
 
     return find
-
-
-def _lean(record: Record) -> Record:
-    if record.arm == "hint" and same_answer(record.hint_target, record.answer):
-        return record
-    return record.model_copy(update={"reasoning": "", "final": ""})
