@@ -66,7 +66,7 @@ def test_a_stream_that_is_not_finite_is_refused_and_is_no_sink():
         model.model.embed_tokens.weight[unused] = float("nan")
     assert sum(len(batch.rows) for batch in read_residuals(model, point, rows)) == 4
     bad = torch.cat([rows[0], torch.tensor([unused])])
-    with pytest.raises(FeatureError, match=r"not finite at 1 of \d+ tokens in float32; check the"):
+    with pytest.raises(FeatureError, match=r"not finite at \d of \d+ tokens in float32; check the"):
         list(read_residuals(model, point, [*rows, bad]))
 
 
