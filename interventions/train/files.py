@@ -67,11 +67,32 @@ def write_text(path: Path, text: str) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, so that a kill leaves the old file or the new one."""
+    """Write a safetensors file, so that a kill leaves the old file or the new one.
+
+    Equal tensors and metadata give equal bytes.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
+    if metadata and len(metadata) > 1:
+        _sort_metadata(temporary)
     temporary.chmod(0o644)
     os.replace(temporary, path)
+
+
+def _sort_metadata(path: Path) -> None:
+    # safetensors writes metadata in the order of a hash map, another one each time.
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > size:
+            raise TrainingError(
+                f"{path}: the sorted header takes {len(text)} bytes and the file has {size}; use"
+                f" plain text in metadata"
+            )
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
