@@ -13,6 +13,7 @@ Contexts are written in small row groups, so that those of one feature are read 
 import bisect
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -193,6 +194,7 @@ class FactStore:
     def __init__(self, folder: Path, info: dict[str, Any]) -> None:
         """Take a folder and the content of its `info.json`; `open` checks both."""
         self.folder, self.info = folder, info
+        self._last_group: tuple[int, Any] | None = None
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -208,11 +210,14 @@ class FactStore:
             raise FeatureError(
                 f"{path} holds no facts ({error}); make them with `sae-steered facts --out {path}`"
             ) from error
-        if info.get("version") != VERSION:
+        version = info.get("version") if isinstance(info, dict) else None
+        if version != VERSION:
             raise FeatureError(
-                f"{path} holds facts of version {info.get('version')}, this reads {VERSION}; make"
+                f"{path} holds facts of version {version}, this reads {VERSION}; make"
                 f" them again with `sae-steered facts`"
             )
+        if missing := [name for name in ("d_sae", "subject", "histogram") if name not in info]:
+            raise _damaged(path / INFO, f"it lacks {', '.join(missing)}")
         return cls(path, info)
 
     @property
@@ -228,12 +233,12 @@ class FactStore:
     @cached_property
     def features(self) -> Any:
         """All of `features.parquet`, a `pyarrow.Table` of `d_sae` rows; `.to_pandas()` works."""
-        return _parquet().read_table(self.folder / FEATURES)
+        return self._table(FEATURES)
 
     @cached_property
     def vocabulary(self) -> list[str]:
         """Text of every token id, spaces kept."""
-        return _parquet().read_table(self.folder / VOCABULARY)["text"].to_pylist()
+        return self._table(VOCABULARY)["text"].to_pylist()
 
     @cached_property
     def causal(self) -> dict[int, CausalEffect]:
@@ -297,7 +302,7 @@ class FactStore:
         """Return the contexts of one feature: top ones, strongest first, then by quantile.
 
         Raises:
-            FeatureError: the index is outside the SAE.
+            FeatureError: the index is outside the SAE, or the file is damaged.
         """
         self._check(feature)
         file, last = self._context_groups
@@ -305,7 +310,7 @@ class FactStore:
         group = bisect.bisect_left(last, feature)
         rows: list[dict[str, Any]] = []
         while group < len(last):
-            table = file.read_row_group(group)
+            table = self._group(file, group)
             found = table.filter(_compute().equal(table["feature"], feature)).to_pylist()
             rows += found
             if last[group] > feature or not found:
@@ -319,9 +324,25 @@ class FactStore:
             del row["feature"], row["rank"]
             yield Context(tokens=[names[i] for i in row["ids"]], **row)
 
+    def _group(self, file: Any, group: int) -> Any:
+        # Neighbours share groups: whoever goes through all features reads each group once.
+        if self._last_group is None or self._last_group[0] != group:
+            with _readable(self.folder / CONTEXTS):
+                self._last_group = group, file.read_row_group(group)
+        return self._last_group[1]
+
+    def _table(self, name: str) -> Any:
+        import pyarrow.parquet
+
+        with _readable(self.folder / name):
+            return pyarrow.parquet.read_table(self.folder / name)
+
     @cached_property
     def _context_groups(self) -> tuple[Any, list[int]]:
-        file = _parquet().ParquetFile(self.folder / CONTEXTS)
+        import pyarrow.parquet
+
+        with _readable(self.folder / CONTEXTS):
+            file = pyarrow.parquet.ParquetFile(self.folder / CONTEXTS)
         number = file.schema_arrow.names.index("feature")
         meta = file.metadata
         groups = range(meta.num_row_groups)
@@ -338,7 +359,10 @@ class FactStore:
 
     def _shortlist(self, name: str) -> dict[str, dict[str, Any]]:
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8"))["features"] if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        with _readable(path):
+            return json.loads(path.read_text(encoding="utf-8"))["features"]
 
     def _check(self, feature: int) -> None:
         if not 0 <= feature < self.d_sae:
@@ -358,7 +382,18 @@ def _compute() -> Any:
     return pyarrow.compute
 
 
-def _parquet() -> Any:
-    import pyarrow.parquet
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow
 
-    return pyarrow.parquet
+    try:
+        yield
+    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(path: Path, why: str) -> FeatureError:
+    plain = " ".join(why.split())
+    return FeatureError(
+        f"{path} is damaged or missing ({plain}); make these facts again with `sae-steered facts`"
+    )

@@ -29,7 +29,7 @@ class Shortlist:
             every: seconds between two saves.
 
         Raises:
-            FeatureError: the file was measured with other settings.
+            FeatureError: the file was measured with other settings, or is damaged.
         """
         self._path, self._every = path, every
         self._head: dict[str, Any] = {"settings": dict(settings), "key": key}
@@ -37,14 +37,20 @@ class Shortlist:
         self.rows: dict[int, dict[str, Any]] = {}
         if not path.is_file():
             return
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            self.rows = {int(feature): row for feature, row in stored["features"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FeatureError(
+                f"{path} is damaged ({type(error).__name__}: {error}); remove it, and these"
+                f" features are measured again"
+            ) from error
         for name, value in self._head.items():
-            if stored[name] != value:
+            if stored.get(name) != value:
                 raise FeatureError(
-                    f"{path} was measured with {name} {stored[name]}, now {value}; remove it, or"
-                    f" measure with the same"
+                    f"{path} was measured with {name} {stored.get(name)}, now {value}; remove it,"
+                    f" or measure with the same"
                 )
-        self.rows = {int(feature): row for feature, row in stored["features"].items()}
 
     def missing(self, features: Iterable[int]) -> list[int]:
         """Return those of `features` that have no row, each once."""

@@ -1,6 +1,7 @@
 """Facts are those of a plain loop over the text, whatever batches and interruptions there were."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -248,6 +249,49 @@ def test_what_is_no_folder_of_facts_is_refused(tmp_path, store):
     for read in (store.feature, store.contexts):
         with pytest.raises(FeatureError, match=r"feature 48 is outside 0\.\.47"):
             read(48)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("info.json", '{"version": 1}', lambda store: None),
+        ("features.parquet", "PAR1 half of", lambda store: store.column("count")),
+        ("contexts.parquet", None, lambda store: store.contexts(3)),
+        ("vocabulary.parquet", "", lambda store: store.feature(3)),
+        ("causal.json", '{"features', lambda store: store.feature(3)),
+        ("injection.json", "{}", lambda store: store.feature(3)),
+    ],
+)
+def test_damaged_facts_are_named_in_one_line(store, tmp_path, name, content, read):
+    folder = shutil.copytree(store.folder, tmp_path / "copy")
+    (folder / name).unlink(missing_ok=True)
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(FeatureError, match=f"{name} is damaged or missing") as caught:
+        read(FactStore.open(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_contexts_of_all_features_read_each_part_of_the_file_once(store, tmp_path):
+    import pyarrow.parquet
+
+    folder = shutil.copytree(store.folder, tmp_path / "copy")
+    table = pyarrow.parquet.read_table(folder / "contexts.parquet")
+    pyarrow.parquet.write_table(table, folder / "contexts.parquet", row_group_size=50)
+    parts = FactStore.open(folder)
+    file, last = parts._context_groups
+    groups: list[int] = []
+
+    class Counted:
+        def read_row_group(self, group):
+            groups.append(group)
+            return file.read_row_group(group)
+
+    parts.__dict__["_context_groups"] = (Counted(), last)
+    for feature in range(store.d_sae):
+        assert parts.contexts(feature) == store.contexts(feature)
+    assert groups == list(range(len(last)))
+    assert len(groups) > 4
 
 
 def test_any_parquet_reader_reads_the_files(store):
