@@ -209,6 +209,7 @@ harness_ext.evaluate
 harness_ext.evaluate_specs
 harness_ext.evaluate_table
 harness_ext.pages.render
+harness_ext.pages.plot
 harness_ext.pages.charts
 harness_ext.pages.tokens
 harness_ext.pages.tables
