@@ -1,14 +1,118 @@
-"""Arguments that commands about features share: model, SAE, text."""
+"""Arguments that commands about features share: model, SAE, text, what becomes of a ranking."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
 from interventions.errors import SpecError
 from interventions.features.doctor import check_at_load
+from interventions.features.scored import (
+    SPEC_STRENGTH,
+    Scored,
+    next_command,
+    write_scored,
+    write_spec,
+)
 from interventions.spec import DEFAULT_NORM_GUARD, SAERef
 from interventions.subject import Subject, load_subject
 from interventions.text.config import TextConfig, parse_text
+
+
+def count(text: str) -> int:
+    """Return a whole number of at least 1, for `type=` of an argument.
+
+    Raises:
+        ArgumentTypeError: it is something else.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def finite(text: str) -> float:
+    """Return a number that is neither infinite nor NaN, for `type=` of an argument.
+
+    Raises:
+        ArgumentTypeError: it is something else.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
+    return number
+
+
+def at_least_0(text: str) -> float:
+    """Return a finite number that is not negative, for `type=` of an argument.
+
+    Raises:
+        ArgumentTypeError: it is something else.
+    """
+    number = finite(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return number
+
+
+def add_ranking(parser: argparse.ArgumentParser, *, top: int) -> Any:
+    """Return the group of arguments that `write_ranking` reads, added to the parser.
+
+    Args:
+        parser: of the command.
+        top: default of `--top`.
+    """
+    out = parser.add_argument_group("output")
+    add = out.add_argument
+    add(
+        "--top",
+        type=count,
+        default=top,
+        metavar="N",
+        help="features in the table (default: %(default)s)",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the ranking as JSON, for `find`, `facts`, `dashboard`",
+    )
+    add("--spec-out", type=Path, metavar="FILE", help="YAML spec that steers the best")
+    add(
+        "--spec-top", type=count, default=1, metavar="N", help="features in --spec-out (default: 1)"
+    )
+    add(
+        "--spec-strength",
+        type=finite,
+        default=SPEC_STRENGTH,
+        metavar="X",
+        help="of --spec-out, in max_act (default: %(default)s)",
+    )
+    add("--json", action="store_true", help="print JSON in place of the table")
+    return out
+
+
+def write_ranking(arguments: argparse.Namespace, scored: Scored) -> str | None:
+    """Return the command that steers with the best features, after writing the files asked for.
+
+    Returns:
+        None without `--spec-out`, and where no feature is in the ranking.
+
+    Raises:
+        FeatureError: a file cannot be written, or the best feature has no largest activation.
+    """
+    if arguments.out:
+        write_scored(arguments.out, scored)
+    if not arguments.spec_out or not scored.features:
+        return None
+    write_spec(arguments.spec_out, scored, top=arguments.spec_top, strength=arguments.spec_strength)
+    return next_command(scored, arguments.spec_out)
 
 
 def add_subject(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +129,7 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", default="auto", help="of the model (default: as it is stored)")
     group.add_argument(
         "--guard",
-        type=float,
+        type=at_least_0,
         default=DEFAULT_NORM_GUARD,
         metavar="X",
         help="leave out tokens whose residual norm is over X medians (sinks); 0 keeps them",
@@ -118,10 +222,10 @@ def add_text(parser: argparse.ArgumentParser, *, tokens: int, context: int = 256
     group.add_argument("--split", default="train", help="of hub data sets (default: train)")
     group.add_argument("--text-config", type=Path, metavar="YAML", help="sources, weights and all")
     group.add_argument(
-        "--tokens", type=int, default=tokens, metavar="N", help="(default: %(default)s)"
+        "--tokens", type=count, default=tokens, metavar="N", help="(default: %(default)s)"
     )
     group.add_argument(
-        "--context", type=int, default=context, metavar="N", help="(default: %(default)s)"
+        "--context", type=count, default=context, metavar="N", help="(default: %(default)s)"
     )
 
 

@@ -23,7 +23,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness_ext.feature_arguments import add_subject, add_text, subject_of, text_of
+from harness_ext.feature_arguments import (
+    add_subject,
+    add_text,
+    count,
+    finite,
+    subject_of,
+    text_of,
+)
 from interventions.errors import SpecError
 
 _DENSE = 0.05
@@ -92,20 +99,20 @@ def _parser() -> argparse.ArgumentParser:
     add_text(parser, tokens=200_000)
     kept = parser.add_argument_group("what is kept of every feature")
     kept.add_argument(
-        "--contexts", type=_count, default=10, metavar="N", help="top ones (default: 10)"
+        "--contexts", type=count, default=10, metavar="N", help="top ones (default: 10)"
     )
     kept.add_argument(
         "--quantiles",
-        type=_count,
+        type=count,
         default=5,
         metavar="N",
         help="groups of firings by strength, two contexts each (default: 5)",
     )
     kept.add_argument(
-        "--window", type=_count, default=16, metavar="N", help="tokens to each side (default: 16)"
+        "--window", type=count, default=16, metavar="N", help="tokens to each side (default: 16)"
     )
     kept.add_argument(
-        "--lens", type=int, default=20, metavar="N", help="tokens each way; 0: none (default: 20)"
+        "--lens", type=_lens, default=20, metavar="N", help="tokens each way; 0: none (default: 20)"
     )
     kept.add_argument("--seed", type=int, default=0, help="of samples (default: 0)")
     short = parser.add_argument_group("what is measured of a shortlist")
@@ -113,15 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     short.add_argument("--inject", action="store_true", help="is it just a word detector?")
     short.add_argument("--features", metavar="N,N,...", help="these features")
     short.add_argument("--scores", type=Path, metavar="FILE", help="the best of this ranking")
-    short.add_argument("--top", type=_count, default=50, metavar="N", help="(default: 50)")
+    short.add_argument("--top", type=count, default=50, metavar="N", help="(default: 50)")
     short.add_argument(
-        "--strength", type=float, default=1.0, help="of --causal, in max_act (default: 1)"
+        "--strength", type=finite, default=1.0, help="of --causal, in max_act (default: 1)"
     )
     short.add_argument(
-        "--passages", type=_count, default=32, metavar="N", help="of --causal (default: 32)"
+        "--passages", type=count, default=32, metavar="N", help="of --causal (default: 32)"
     )
     parser.add_argument(
-        "--batch-tokens", type=_count, default=4096, metavar="N", help="(default: 4096)"
+        "--batch-tokens", type=count, default=4096, metavar="N", help="(default: 4096)"
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser
@@ -161,11 +168,8 @@ def _shortlist(arguments: argparse.Namespace, store: Any) -> list[int]:
     return chosen
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+def _lens(text: str) -> int:
+    return 0 if text == "0" else count(text)
 
 
 def _print(report: dict[str, Any], as_json: bool) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness_ext.feature_arguments import add_ranking, count, finite, write_ranking
 from interventions.features.facts_store import FactStore
 from interventions.features.find import (
     SORTS,
@@ -25,7 +26,7 @@ from interventions.features.find import (
     ranking,
     read_rankings,
 )
-from interventions.features.scored import Scored, next_command, write_scored, write_spec
+from interventions.features.scored import Scored
 
 _TOKENS = {
     "promotes": "the logit lens lists one of these among the promoted tokens",
@@ -68,17 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sort": arguments.sort,
     }
     scored = ranking(store, found, settings)
-    if arguments.out:
-        write_scored(arguments.out, scored)
-    if arguments.spec_out:
-        write_spec(arguments.spec_out, scored, top=arguments.spec_top)
+    command = write_ranking(arguments, scored)
     if arguments.json:
         whole = scored.as_dict()
         print(json.dumps({**whole, "features": whole["features"][: arguments.top]}))
     else:
         _print(scored, store, arguments.top)
-        if arguments.spec_out:
-            print(f"steer with it:\n  {next_command(scored, arguments.spec_out)}")
+        if command:
+            print(f"steer with it:\n  {command}")
     return 0
 
 
@@ -96,13 +94,13 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument(flag, nargs="+", metavar="TOKEN", help=text)
     group.add_argument(
         "--within",
-        type=int,
+        type=count,
         default=10,
         metavar="N",
         help="how far down the lists of tokens a match counts (default: %(default)s)",
     )
     group.add_argument(
-        "--share", type=float, default=0.5, help="of --mostly-on (default: %(default)s)"
+        "--share", type=_share, default=0.5, help="of --mostly-on (default: %(default)s)"
     )
     group = parser.add_argument_group("other conditions")
     for name in ("density", "max_act"):
@@ -120,19 +118,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="only features of this ranking, by its score; may be repeated, then the first sorts",
     )
-    out = parser.add_argument_group("output")
+    out = add_ranking(parser, top=20)
     out.add_argument("--sort", choices=SORTS, default="score", help="(default: %(default)s)")
     out.add_argument("--ascending", action="store_true", help="smallest first")
-    out.add_argument("--top", type=int, default=20, metavar="N", help="features in the table")
-    out.add_argument("--out", type=Path, metavar="FILE", help="JSON of all that pass")
-    out.add_argument("--spec-out", type=Path, metavar="FILE", help="YAML spec that steers the best")
-    out.add_argument("--spec-top", type=int, default=1, metavar="N", help="features in --spec-out")
-    out.add_argument("--json", action="store_true", help="print JSON in place of the table")
     return parser
 
 
 def _bound(text: str) -> float | None:
-    return None if text == "-" else float(text)
+    return None if text == "-" else finite(text)
+
+
+def _share(text: str) -> float:
+    share = finite(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share of more than 0 and at most 1")
+    return share
 
 
 def _range(given: list[float | None] | None) -> tuple[float | None, float | None]:

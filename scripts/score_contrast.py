@@ -22,7 +22,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness_ext.feature_arguments import add_subject, subject_of
+from harness_ext.feature_arguments import (
+    add_ranking,
+    add_subject,
+    count,
+    finite,
+    subject_of,
+    write_ranking,
+)
 
 NAMES = (
     "aqua-vs-trivia",
@@ -79,15 +86,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--first", type=int, metavar="N", help="only the first N tokens that count")
     add("--context", type=int, default=4096, metavar="N", help="tokens of a text at most")
     add("--think-end", default="</think>", help="what closes the reasoning (default: </think>)")
-    add("--batch-tokens", type=int, default=4096, metavar="N", help="(default: 4096)")
+    add("--batch-tokens", type=count, default=4096, metavar="N", help="(default: 4096)")
     score = parser.add_argument_group("score")
     add = score.add_argument
     add("--aggregate", choices=("mean", "last", "max", "active"), help="over the tokens of a text"
         " (default: mean); active: share of tokens at which the feature fires")  # fmt: skip
-    add("--trim", type=float, default=0.0, metavar="X", help="share of texts left out at each end")
-    add("--min-base", type=float, default=0.01, metavar="X", help="(default: 0.01)")
-    add("--min-exp", type=float, default=0.1, metavar="X", help="(default: 0.1)")
-    add("--max-q", type=float, default=0.05, metavar="X", help="1 keeps all (default: 0.05)")
+    add("--trim", type=finite, default=0.0, metavar="X", help="share of texts left out at each end")
+    add("--min-base", type=finite, default=0.01, metavar="X", help="(default: 0.01)")
+    add("--min-exp", type=finite, default=0.1, metavar="X", help="(default: 0.1)")
+    add("--max-q", type=finite, default=0.05, metavar="X", help="1 keeps all (default: 0.05)")
     add("--permutations", type=int, default=10_000, metavar="N", help="(default: 10000)")
     add("--seed", type=int, default=0, help="(default: 0)")
     add("--list", choices=("both", "increase", "absent"), default="both", help="increase: the"
@@ -95,15 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--parity", choices=("faithfulness", "reasoning"), help="compute as notebook 000 or 001")
     add("--parity-padding", choices=("batch", "set"), default="batch", help="pad to the longest of"
         " eight prompts, or of all")  # fmt: skip
-    out = parser.add_argument_group("output")
-    add = out.add_argument
-    add("--top", type=int, default=10, metavar="N", help="features in the table (default: 10)")
-    add("--keep", type=int, default=1000, metavar="N", help="features of each list in --out")
-    add("--out", type=Path, metavar="FILE", help="JSON of the features that were kept")
+    add = add_ranking(parser, top=10).add_argument
+    add("--keep", type=count, default=1000, metavar="N", help="features of each list in --out")
     add("--table", type=Path, metavar="FILE", help="Parquet of all features")
-    add("--spec-out", type=Path, metavar="FILE", help="YAML spec that steers the best")
-    add("--spec-top", type=int, default=1, metavar="N", help="features in --spec-out")
-    add("--json", action="store_true", help="print JSON in place of the table")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -114,25 +115,21 @@ def main(arguments: argparse.Namespace) -> int:
         HarnessError: the files of a run cannot be used.
     """
     from harness_ext import contrast_run
-    from interventions.features.scored import next_command, write_scored, write_spec
 
     contrast_run.check(arguments)
     subject = subject_of(arguments)
     found = contrast_run.run(arguments, subject)
     scored = found.scored
-    if arguments.out:
-        write_scored(arguments.out, scored)
+    command = write_ranking(arguments, scored)
     if arguments.table:
         found.write_table(arguments.table)
-    if arguments.spec_out and scored.features:
-        write_spec(arguments.spec_out, scored, top=arguments.spec_top)
     if arguments.json:
         plain = scored.as_dict()
         print(json.dumps({**plain, "features": plain["features"][: arguments.top]}))
     else:
         _print(scored, arguments.top)
-        if arguments.spec_out and scored.features:
-            print(f"steer with it:\n  {next_command(scored, arguments.spec_out)}")
+        if command:
+            print(f"steer with it:\n  {command}")
     found.finish()
     return 0 if scored.features else 1
 

@@ -18,7 +18,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness_ext.feature_arguments import add_subject, add_text, subject_of, text_of
+from harness_ext.feature_arguments import (
+    add_ranking,
+    add_subject,
+    add_text,
+    at_least_0,
+    count,
+    subject_of,
+    text_of,
+    write_ranking,
+)
 from interventions.errors import SpecError
 from interventions.features.words import REASON_WORDS
 
@@ -44,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens around each token of a word that count with it (default: 1 2)",
     )
     group.add_argument(
-        "--alpha", type=float, default=0.7, help="power of the entropy; 0: none (default: 0.7)"
+        "--alpha", type=at_least_0, default=0.7, help="power of the entropy; 0: none (default: 0.7)"
     )
     group.add_argument(
         "--ignore",
@@ -74,16 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as the published script: documents joined, windows across them, sinks kept",
     )
     group.add_argument(
-        "--batch-tokens", type=int, default=4096, metavar="N", help="(default: %(default)s)"
+        "--batch-tokens", type=count, default=4096, metavar="N", help="(default: %(default)s)"
     )
-    out = parser.add_argument_group("output")
-    out.add_argument("--top", type=int, default=20, metavar="N", help="features in the table")
-    out.add_argument("--keep", type=int, default=1000, metavar="N", help="features in --out")
-    out.add_argument("--out", type=Path, metavar="FILE", help="JSON of the best features")
+    out = add_ranking(parser, top=20)
+    out.add_argument("--keep", type=count, default=1000, metavar="N", help="features in --out")
     out.add_argument("--table", type=Path, metavar="FILE", help="Parquet of all features")
-    out.add_argument("--spec-out", type=Path, metavar="FILE", help="YAML spec that steers the best")
-    out.add_argument("--spec-top", type=int, default=1, metavar="N", help="features in --spec-out")
-    out.add_argument("--json", action="store_true", help="print JSON in place of the table")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -97,13 +101,7 @@ def main(arguments: argparse.Namespace) -> int:
     from interventions.cache import cache_dir
     from interventions.features import reason, reason_scores, words
     from interventions.features.checkpoint import Checkpoint
-    from interventions.features.scored import (
-        Scored,
-        next_command,
-        write_scored,
-        write_spec,
-        write_table,
-    )
+    from interventions.features.scored import Scored, write_table
 
     text = text_of(arguments)
     strings = words.read_words(arguments.words)
@@ -162,8 +160,7 @@ def main(arguments: argparse.Namespace) -> int:
             "hits": dict(zip(groups.names, sums.hits.tolist(), strict=True)),
         },
     )
-    if arguments.out:
-        write_scored(arguments.out, scored)
+    command = write_ranking(arguments, scored)
     if arguments.table:
         columns = {
             "feature": list(range(subject.sae.d_sae)),
@@ -179,14 +176,12 @@ def main(arguments: argparse.Namespace) -> int:
         write_table(
             arguments.table, columns, {k: v for k, v in scored.as_dict().items() if k != "features"}
         )
-    if arguments.spec_out:
-        write_spec(arguments.spec_out, scored, top=arguments.spec_top)
     if arguments.json:
         print(json.dumps({**scored.as_dict(), "features": _head(scored, arguments.top)}))
     else:
         _print(scored, arguments.top)
-        if arguments.spec_out:
-            print(f"steer with it:\n  {next_command(scored, arguments.spec_out)}")
+        if command:
+            print(f"steer with it:\n  {command}")
     # Everything is written: the sums have done their work.
     Checkpoint(folder, key).clear()
     return 0

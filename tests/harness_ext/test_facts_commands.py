@@ -71,6 +71,39 @@ def test_facts_refuses_what_it_cannot_do(base, capsys, more, message):
     assert message in error
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("find F --within 0", "--within: 0 is less than 1"),
+        ("find F --share 3", "--share: 3 is no share"),
+        ("find F --density a b", "--density: 'a' is no number"),
+        ("find F --top -1", "--top: -1 is less than 1"),
+        ("find F --spec-strength nan", "--spec-strength: nan is not finite"),
+        ("facts --out F --lens -1", "--lens: -1 is less than 1"),
+        ("facts --out F --strength inf", "--strength: inf is not finite"),
+        ("facts --out F --guard -1", "--guard: -1 is less than 0"),
+        ("facts --out F --tokens many", "--tokens: 'many' is no whole number"),
+        ("score reason --batch-tokens 0", "--batch-tokens: 0 is less than 1"),
+        ("score reason --alpha nan", "--alpha: nan is not finite"),
+        ("score contrast --keep 0", "--keep: 0 is less than 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_read(capsys, command, message):
+    with pytest.raises(SystemExit) as caught:
+        main(command.split())
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_strength_of_the_spec_is_the_users(base, capsys):
+    spec = base / "weak.yaml"
+    assert facts(base, "w") == 0
+    given = ["find", f"{base}/w", "--top", "1", "--spec-out", str(spec), "--spec-strength", "0.5"]
+    assert main(given) == 0
+    assert "strength: 0.5\n" in spec.read_text()
+    assert f"--spec {spec}" in capsys.readouterr().out
+
+
 def test_find_refuses_a_folder_without_facts(base, capsys):
     assert main(["find", str(base), "--promotes", "t"]) == 2
     assert "holds no facts" in capsys.readouterr().err
