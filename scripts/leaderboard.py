@@ -15,6 +15,8 @@ examples:
       generate, score, rank, report; killed at any moment, the same command goes on
   sae-steered leaderboard run board.yaml --output runs/b --model-args backend=vllm,dtype=bfloat16
   sae-steered leaderboard score runs/small --draws 10000
+  sae-steered leaderboard score runs/small --from-store
+      records, metrics and all numbers once more, from the stored responses alone
   sae-steered leaderboard report runs/small --output site
 """
 
@@ -59,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--metrics", metavar="M,..", help="in place of the configuration's")
             one.add_argument("--level", type=float, help="of q-values")
             one.add_argument("--draws", type=int, help="resamples of an interval")
+            one.add_argument(
+                "--from-store",
+                action="store_true",
+                help="make the records from the store first; loads the model, which the responses"
+                " are kept by, and generates only what the store lacks",
+            )
         if name == "report":
             one.add_argument(
                 "--sensitivity",
@@ -122,7 +130,10 @@ def _again(args: argparse.Namespace) -> int:
     from harness_ext.leaderboard.results import Results
     from harness_ext.leaderboard.run import RESULTS, rank
 
-    board = read_board(args.folder)
+    if args.command == "score" and args.from_store:
+        board = _rebuilt(args.folder)
+    else:
+        board = read_board(args.folder)
     target = args.output or args.folder
     target.mkdir(parents=True, exist_ok=True)
     if args.command == "score":
@@ -154,6 +165,19 @@ def _again(args: argparse.Namespace) -> int:
     else:
         _console().print("\n".join(str(path) for path in files))
     return 0
+
+
+def _rebuilt(folder: Path) -> Any:
+    import lm_eval  # noqa: F401  (before our model)
+
+    from harness_ext.autoload import install
+
+    install()
+    from harness_ext.leaderboard.run import rebuild
+    from harness_ext.stdout import others_to_stderr
+
+    with others_to_stderr():
+        return rebuild(folder)
 
 
 def _show(args: argparse.Namespace, board: Any, results: Any, folder: Path) -> int:

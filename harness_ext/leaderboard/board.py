@@ -181,7 +181,8 @@ def read_board(folder: Path) -> Board:
     except OSError as error:
         raise RecordError(
             f"{folder} holds no leaderboard ({error.strerror}: {error.filename}); give the folder"
-            f" that `leaderboard run` wrote"
+            f" that `leaderboard run` wrote, or make these files from its store with"
+            f" `sae-steered leaderboard score {folder} --from-store`"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]

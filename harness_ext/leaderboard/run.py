@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from harness_ext.evaluate import declaration
 from harness_ext.hf_config import load_config, model_facts, versions
 from harness_ext.leaderboard.board import BASELINE, Board, Info, Row, write_board
-from harness_ext.leaderboard.config import Config, LeaderboardError
+from harness_ext.leaderboard.config import Config, LeaderboardError, parse_config
 from harness_ext.leaderboard.expand import Features, Planned, check_rows, chosen_features
 from harness_ext.leaderboard.forecast import Forecast, count_rows, forecast
 from harness_ext.leaderboard.generate import answer_and_score
@@ -37,6 +37,7 @@ STORE = "store"
 RESULTS = "results.json"
 LM_EVAL = "lm_eval.json"
 RUNS = "runs.jsonl"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,30 @@ def run(
                 f" is nothing to rank; lm-eval's own metrics are in {folder / LM_EVAL}"
             )
         write_board(board, folder)
-        (folder / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
+        (folder / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
+    return board
+
+
+def rebuild(folder: Path) -> Board:
+    """Return the board of a leaderboard's folder, made again from its store.
+
+    Records, rows and lm-eval's metrics are written anew. What the store lacks is generated.
+
+    Raises:
+        LeaderboardError: the folder holds no configuration of an earlier run.
+        SteeringError, HarnessError: as of `run`.
+    """
+    file = folder / CONFIG
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise LeaderboardError(
+            f"{file} cannot be used ({first}); run the leaderboard's own file again with --output"
+            f" {folder}, which generates nothing that the store holds"
+        ) from None
+    board = run(parse_config(data, source=str(file)), folder)
+    assert board is not None  # of a dry run only
     return board
 
 

@@ -1,6 +1,7 @@
 """`sae-steered leaderboard`: plan, run, score, report, and what it says of mistakes."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -45,9 +46,28 @@ def test_plan_run_score_and_report(file, tmp_path, capsys):
     assert (site / "index.html").is_file()
 
 
+def test_every_number_comes_from_the_store_alone(file, tmp_path, capsys):
+    out = tmp_path / "o"
+    assert main(["leaderboard", "run", str(file), "--output", str(out), "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)
+    names = ["results.json", "lm_eval.json", "rows.json", "info.json", "leaderboard.csv"]
+    kept = {name: (out / name).read_bytes() for name in names}
+    shutil.rmtree(out / "records")
+    for name in names:
+        (out / name).unlink()
+    assert main(["leaderboard", "score", str(out)]) == 2
+    assert "--from-store" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert main(["leaderboard", "score", str(out), "--from-store", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == before
+    assert {name: (out / name).read_bytes() for name in names} == kept
+    last = json.loads((out / "runs.jsonl").read_text().splitlines()[-1])
+    assert (last["made"], last["resumed"]) == (0, 7 * 16)
+
+
 def test_mistakes_end_in_one_line(file, tmp_path, capsys):
     wrong = {
         "no leaderboard": ["score", str(tmp_path)],
+        "own file again": ["score", str(tmp_path), "--from-store"],
         "cannot be read": ["run", str(tmp_path / "none.yaml")],
         "unknown backend 'x'": ["run", str(file), "--output", str(tmp_path / "o"), "--model-args",
                                 "backend=x"],
