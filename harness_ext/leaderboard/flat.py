@@ -9,7 +9,7 @@ from harness_ext.leaderboard.results import Cell, Family, Interval, Results
 from interventions.errors import HookPointError
 from interventions.hook_points import parse_hook_point
 
-RECOMPUTE = "sae-steered leaderboard score FOLDER"
+RECOMPUTE = "sae-steered leaderboard score FOLDER --from-store"
 """The command that makes every number again from the responses."""
 
 _INTERVALS = ("base", "value", "effect", "effect_all", "effect_dev")

@@ -47,7 +47,7 @@ def detectable(results: Results) -> list[Family]:
 
     Those of the primary metrics that are there and of accuracy; the rest is in the table.
     """
-    known = [f for f in results.families if f.smallest_effect is not None and possible(f)]
+    known = [f for f in results.families if f.smallest_discovery is not None and possible(f)]
     primary = next((m for m in PRIMARY if any(f.metric == m for f in known)), None)
     chosen = [f for f in known if f.metric in (primary, "acc_none")]
     return (chosen or known)[:6]
@@ -115,8 +115,6 @@ def as_detectable(metric: str, value: float | None) -> str:
 def needed(family: Family) -> str:
     """Return how large a single effect must be to be found with 80 % power, as text.
 
-    After the correction for all candidates; where that is not known, for one row alone.
+    After the correction for all candidates: no smaller one is a discovery.
     """
-    if family.smallest_discovery is None:
-        return as_size(family.metric, family.smallest_effect)
     return as_size(family.metric, family.smallest_discovery)

@@ -10,6 +10,7 @@ from rich.text import Text
 from harness_ext.leaderboard.board import Board, Row
 from harness_ext.leaderboard.forecast import Forecast
 from harness_ext.leaderboard.results import Cell, Family, Results
+from harness_ext.leaderboard.summary import possible
 
 TOP = 8
 
@@ -105,9 +106,9 @@ def _verdict(family: Family, rows: dict[str, Row]) -> str:
     if family.discoveries:
         names = ", ".join(rows[row_id].label for row_id in family.discoveries)
         return f"{len(family.discoveries)} at q {family.level:g} and outside the null: {names}."
-    smallest = "not known"
-    if family.smallest_effect is not None:
-        smallest = _number(family.metric, family.smallest_effect)
+    smallest = "none"
+    if family.smallest_discovery is not None and possible(family):
+        smallest = _number(family.metric, family.smallest_discovery)
     note = f" ({family.note})" if family.note else ""
     return f"No discovery; smallest detectable effect {smallest}{note}."
 

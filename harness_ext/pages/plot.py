@@ -130,7 +130,9 @@ class Plot:
         for value, shown in marks:
             at = self.x(value)
             self.add(f'<path class="tick" d="M{at:.1f} {self.top}V{self.bottom:.1f}"/>')
-            self.text(at, self.bottom + 15, shown, "", "middle")
+            wide = at + CHARACTER * len(shown) / 2 > WIDTH
+            place = (WIDTH, "end") if wide else (at, "middle")
+            self.text(place[0], self.bottom + 15, shown, "", place[1])
         self.add(f'<path class="axis" d="M{self.left:.1f} {self.bottom:.1f}H{self.right:.1f}"/>')
         self.text((self.left + self.right) / 2, self.bottom + 33, name, "", "middle")
 

@@ -77,7 +77,7 @@ def test_page_asks_for_nothing_and_names_the_command(page):
     text = page.read_text(encoding="utf-8")
     assert re.findall(r"https?://", text) == []
     assert re.findall(r"<(?:script|img|iframe)[^>]+src", text) == []
-    assert "sae-steered leaderboard score FOLDER" in text
+    assert "sae-steered leaderboard score FOLDER --from-store" in text
     assert "default-src 'none'" in text
 
 
@@ -96,13 +96,14 @@ def test_no_discovery_is_a_headline_with_what_could_have_been_seen(board, result
     )
 
 
-def test_effect_larger_than_a_share_can_be_is_not_called_detectable(board, results):
+@pytest.mark.parametrize("missing", [None, 8.7])
+def test_effect_larger_than_a_share_can_be_is_not_called_detectable(board, results, missing):
     found = quiet(results)
-    large = {"smallest_effect": 1.2, "smallest_discovery": 8.7}
+    large = {"smallest_effect": 0.9, "smallest_discovery": missing}
     families = tuple(f.model_copy(update=large) for f in found.families if "tokens" not in f.metric)
     said = words(page_text(board, found.model_copy(update={"families": families})))
     assert "870.0" not in said
-    assert "120.0" not in said
+    assert "90.0 points (" not in said
     assert "No size of effect can be named" in said
 
 
