@@ -62,8 +62,19 @@ def report_errors(name: str, run: Callable[[list[str]], int | None], argv: Seque
         sys.stderr.write(f"{name}: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: interrupted\n")
-        return 130
+        pass
+    except Exception as error:
+        # Libraries that import lazily turn an interrupt into an error of their own.
+        if not _interrupted(error):
+            raise
+    sys.stderr.write(f"{name}: interrupted\n")
+    return 130
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

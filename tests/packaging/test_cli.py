@@ -82,6 +82,21 @@ def test_errors_of_others_are_not_hidden():
         cli.report_errors("sae-steered train", run, [])
 
 
+def test_an_interrupt_is_one_line_even_where_a_library_turns_it_into_an_error(capsys):
+    def plain(argv):
+        raise KeyboardInterrupt
+
+    def turned(argv):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ModuleNotFoundError("Could not import module 'AutoTokenizer'") from error
+
+    for run in (plain, turned):
+        assert cli.report_errors("sae-steered facts", run, []) == 130
+        assert capsys.readouterr().err == "sae-steered facts: interrupted\n"
+
+
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (3, 3)])
 def test_exit_code_is_what_the_command_returns(returned, code):
     assert cli.report_errors("x", lambda argv: returned, []) == code
