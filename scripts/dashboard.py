@@ -10,12 +10,15 @@ folder in any browser, need no network, and can be copied anywhere.
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness_ext.dashboards.build import write_dashboards
 from harness_ext.dashboards.choose import ORDERS, choose
+from harness_ext.dashboards.links import unknown_to_neuronpedia
+from harness_ext.feature_arguments import count
 from interventions.features.facts_store import FactStore
 from interventions.train.progress import Progress
 
@@ -43,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="JSON of `sae-steered score` or `find`: its features, best first; may be repeated",
     )
-    parser.add_argument("--top", type=int, default=1000, metavar="N", help="(default: 1000)")
+    parser.add_argument("--top", type=count, default=1000, metavar="N", help="(default: 1000)")
     parser.add_argument("--by", choices=ORDERS, default="max_act", help="(default: max_act)")
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="names: .json or .csv of feature and label"
@@ -63,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Progress("pages", len(choice.features), "page") as bar:
         built = write_dashboards(store, choice, args.out, on_page=bar.to)
     seconds = time.monotonic() - started
+    if why := unknown_to_neuronpedia(store.subject["sae"]):
+        sys.stderr.write(f"{why}\n")
     if args.json:
         figures = {"pages": built.pages, "bytes": built.bytes, "seconds": round(seconds, 2)}
         print(json.dumps({"index": str(built.index), **figures, "removed": built.removed}))

@@ -107,12 +107,29 @@ def neuronpedia(sae: Mapping[str, Any], feature: int) -> str | None:
 def neuronpedia_sae(sae: Mapping[str, Any]) -> str | None:
     """Return Neuronpedia's name of an SAE, as SAELens's registry has it, or None.
 
-    Without sae_lens, which has the registry, it is None too.
+    Without sae_lens, which has the registry, it is None too; see `unknown_to_neuronpedia`.
     """
-    name, sae_id = sae.get("release") or sae.get("repo"), sae.get("id")
-    if name is None or sae_id is None:
-        return None
+    wanted = _registered(sae)
     try:
-        return neuronpedia_id(str(name), str(sae_id))
+        return None if wanted is None else neuronpedia_id(*wanted)
     except SAENotFoundError:
         return None
+
+
+def unknown_to_neuronpedia(sae: Mapping[str, Any]) -> str | None:
+    """Return why pages have no links, where nobody can tell whether an SAE is on Neuronpedia."""
+    wanted = _registered(sae)
+    try:
+        if wanted is not None:
+            neuronpedia_id(*wanted)
+    except SAENotFoundError:
+        return (
+            f"no links to Neuronpedia: whether {' '.join(wanted or ())} is there stands in SAELens's"
+            f" registry, and sae_lens is not installed (pip install 'sae-steered[sae]')"
+        )
+    return None
+
+
+def _registered(sae: Mapping[str, Any]) -> tuple[str, str] | None:
+    name, sae_id = sae.get("release") or sae.get("repo"), sae.get("id")
+    return None if name is None or sae_id is None else (str(name), str(sae_id))

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from harness_ext.dashboards.links import neuronpedia, steering
+from harness_ext.dashboards.links import neuronpedia, steering, unknown_to_neuronpedia
+from interventions.sae import registry
 from harness_ext.evaluate_specs import feature_specs
 from interventions.spec import InterventionSpec, parse_spec
 from interventions.spec_io import spec_from_args
@@ -125,3 +126,24 @@ def test_neuronpedia_is_found_by_release_and_by_repository() -> None:
 )
 def test_other_saes_have_no_page_on_neuronpedia(sae: dict[str, Any]) -> None:
     assert neuronpedia(sae, 1) is None
+
+
+def test_without_the_registry_it_is_said_why_there_are_no_links(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "sae_lens" else find(name)
+    )
+    registry._registry.cache_clear()
+    try:
+        assert neuronpedia(R1["sae"], 1) is None
+        why = unknown_to_neuronpedia(R1["sae"])
+        assert why is not None
+        assert "sae_lens is not installed" in why
+        assert "\n" not in why
+        # These could not be there in any case.
+        assert unknown_to_neuronpedia({"default": True}) is None
+        assert unknown_to_neuronpedia({"path": "runs/x"}) is None
+    finally:
+        registry._registry.cache_clear()
