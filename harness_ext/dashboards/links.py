@@ -124,7 +124,7 @@ def unknown_to_neuronpedia(sae: Mapping[str, Any]) -> str | None:
             neuronpedia_id(*wanted)
     except SAENotFoundError:
         return (
-            f"no links to Neuronpedia: whether {' '.join(wanted or ())} is there stands in SAELens's"
+            f"no links to Neuronpedia: whether {' '.join(wanted or ())} is there is in SAELens's"
             f" registry, and sae_lens is not installed (pip install 'sae-steered[sae]')"
         )
     return None

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from harness_ext.dashboards.links import neuronpedia, steering, unknown_to_neuronpedia
-from interventions.sae import registry
 from harness_ext.evaluate_specs import feature_specs
+from interventions.sae import registry
 from interventions.spec import InterventionSpec, parse_spec
 from interventions.spec_io import spec_from_args
 from tests.harness_ext.dashboards.facts_folder import SUBJECT
