@@ -139,6 +139,10 @@ def _range(given: list[float | None] | None) -> tuple[float | None, float | None
     return (None, None) if given is None else (given[0], given[1])
 
 
+def _features(scored: Scored) -> str:
+    return "1 feature" if len(scored.features) == 1 else f"{len(scored.features)} features"
+
+
 def _print(scored: Scored, store: FactStore, top: int) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -146,7 +150,7 @@ def _print(scored: Scored, store: FactStore, top: int) -> None:
 
     rankings = [Path(path).stem for path in scored.settings["scores"]]
     names = ["feature", "score", "max_act", "density", *rankings[1:], "promotes", "fires on"]
-    table = Table(*names, title=f"{len(scored.features)} features of {store.folder}")
+    table = Table(*names, title=f"{_features(scored)} of {store.folder}")
     for row in scored.features[:top]:
         facts = store.feature(row["feature"])
         tokens = (facts.promoted[:5], facts.top_tokens[:5])

@@ -33,8 +33,6 @@ class Checkpoint:
             self._folder = StepFolder(folder, key)
         except TrainingError as error:
             raise FeatureError(str(error)) from None
-        except OSError as error:
-            raise FeatureError(f"{folder} cannot be made: {error}; name another --out") from error
         self._path = folder / "sums.safetensors"
         self._every = every
         self._written = time.monotonic()

@@ -20,10 +20,13 @@ class StepFolder:
         """Open or make the folder.
 
         Raises:
-            TrainingError: the folder holds the files of other settings.
+            TrainingError: the folder holds the files of other settings, or cannot be made.
         """
         self.path, self.key = path, key
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be made: {error}; name another --out") from error
         marker = path / "key.txt"
         if marker.is_file():
             found = marker.read_text().strip()
