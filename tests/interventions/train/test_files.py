@@ -27,5 +27,5 @@ def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path):
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for kind, error in ((StepFolder, TrainingError), (Checkpoint, FeatureError)):
-        with pytest.raises(error, match="cannot be made: .* name another --out"):
+        with pytest.raises(error, match=r"cannot be made: .* name another --out"):
             kind(tmp_path / "file" / "step", "key")
