@@ -136,8 +136,6 @@ def _default_name(jobs: list[tuple[str, Any]]) -> str:
 
 
 def _evaluate(name: str, arguments: argparse.Namespace, folder: Path, llm: Any) -> dict[str, Any]:
-    import time
-
     from harness_ext.sensitivity import output, run
 
     settings = run.Settings(
@@ -159,13 +157,11 @@ def _evaluate(name: str, arguments: argparse.Namespace, folder: Path, llm: Any) 
     subject = subject_of(arguments)
     place = folder / name
     place.mkdir(parents=True, exist_ok=True)
-    begin = time.perf_counter()
     if arguments.facts is not None:
         found = run.from_facts(subject, arguments.facts, settings)
     else:
         assert text is not None
         found = run.collect(subject, text, settings, place / ".density")
-    seconds = time.perf_counter() - begin
     cost = run.estimated(subject, found, settings)
     _say(
         f"{name}: {cost.calls} requests to {llm.name}, about {cost.prompt_tokens} tokens to it and"
@@ -176,7 +172,6 @@ def _evaluate(name: str, arguments: argparse.Namespace, folder: Path, llm: Any) 
     result = run.evaluate(
         subject, found, settings, llm, progress=not arguments.json and sys.stderr.isatty()
     )
-    result.seconds = {"text": seconds, **result.seconds}
     output.write_csv(place, result, sae_name=name, eval_name=str(folder), llm=llm.model)
     source = {"facts": str(arguments.facts)} if text is None else text.model_dump(mode="json")
     data = output.summary(
@@ -241,6 +236,11 @@ def _print(data: dict[str, Any], place: Path) -> None:
         f"replies: {tries or 'none'}; {data['n_without_texts']} of {data['n_features']} features"
         f" without texts; {data['features_per_hour']:.0f} features an hour,"
         f" {data['share_of_time_in_model']:.0%} of the time in the model"
+    )
+    old, new = data["copied"], data["mean"]["generated_new"]
+    print(
+        f"copies: {old['active']} of {old['n']} new texts are an example again or a piece of one;"
+        f" without them {_shown(new)}; {data['llm']['cut']} replies end at --max-tokens"
     )
     print(f"files: {place}")
 

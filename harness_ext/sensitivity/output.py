@@ -16,6 +16,9 @@ from interventions.train.files import write_text
 SUMMARY = "sensitivity.json"
 PAGE = "sensitivity.html"
 _SHOWN = 6
+_ARMS = (
+    "generated", "generated_new", "original", "control", "injection", "injection_baseline",
+)  # fmt: skip
 
 
 def write_csv(folder: Path, found: Evaluation, *, sae_name: str, eval_name: str, llm: str) -> None:
@@ -119,17 +122,18 @@ def summary(found: Evaluation, *, sae_name: str, text: Any, llm: Mapping[str, An
             "usage": vars(found.usage),
             "calls_per_feature": found.usage.sent / len(rows) if rows else None,
             "tries": writer.counts(found.written),
+            "cut": sum(one.cut for one in found.written),
         },
         "seconds": {k: round(v, 3) for k, v in found.seconds.items()},
         "features_per_hour": 3600 * len(rows) / total if total else None,
         "share_of_time_in_model": model / total if total else None,
         "n_features": len(rows),
         "n_without_texts": len(rows) - len(done),
-        "mean": {
-            arm: _mean([row[arm]["value"] for row in rows])
-            for arm in ("generated", "original", "control", "injection", "injection_baseline")
-        },
-        "pooled": {arm: _pooled(rows, arm) for arm in ("generated", "original", "control")},
+        "mean": {arm: _mean([row[arm]["value"] for row in rows]) for arm in _ARMS},
+        "pooled": {arm: _pooled(rows, arm) for arm in _ARMS},
+        "copied": measure.Rate(
+            sum(row["copied"] for row in rows), sum(row["generated"]["n"] for row in rows)
+        ).as_dict(),
         "spearman": {
             name: _spearman([(row["generated"]["value"], row[name]) for row in rows])
             for name in ("density", "max_act")

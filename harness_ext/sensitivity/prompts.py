@@ -73,6 +73,23 @@ def parse(reply: str, number: int) -> list[str]:
     return found[:number] if abs(len(found) - number) <= 1 else found
 
 
+def copied(text: str, examples: Sequence[str]) -> bool:
+    """Return whether a new text is an example again, a piece of one, or holds a whole one.
+
+    Marks, white space and capitals do not count.
+
+    Args:
+        text: as it came.
+        examples: as `marked` gave them.
+    """
+    mine = _plain(text)
+    return any(mine in one or one in mine for one in map(_plain, examples) if one)
+
+
+def _plain(text: str) -> str:
+    return " ".join(cleaned(text).split()).casefold()
+
+
 def cleaned(text: str) -> str:
     """Return a generated text as the model reads it: without marks, `↵` a line break again.
 

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness_ext.errors import SensitivityError
 from harness_ext.llm.session import Usage
 from harness_ext.llm.settings import LLMSettings
 from harness_ext.sensitivity import measure, writer
 from harness_ext.sensitivity.measure import Rate, Read
-from harness_ext.sensitivity.prompts import cleaned, marked
+from harness_ext.sensitivity.prompts import cleaned, copied, marked
 from harness_ext.sensitivity.writer import Estimate, Written
+from interventions.errors import FeatureError
 from interventions.features import examples as collected
 from interventions.features.examples import Example
 from interventions.fingerprint import digest, weights_digest
@@ -58,23 +60,29 @@ class Collected:
         texts: the same as `marked` text.
         density: share of tokens; None where it is not known.
         max_act: largest activation, likewise.
+        seconds: that reading the text took, in this run or in the one that kept the examples.
     """
 
     examples: Mapping[int, list[Example]]
     texts: Mapping[int, list[str]]
     density: Mapping[int, float]
     max_act: Mapping[int, float]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureResult:
-    """What was found of one feature; `control` and `injection` may be empty."""
+    """What was found of one feature; `control` and `injection` may be empty.
+
+    `copied` says of each generated text whether it is one of the examples again.
+    """
 
     feature: int
     status: str
     generated: list[Read]
     original: list[Read]
     generated_texts: list[str]
+    copied: list[bool]
     control: Rate
     injection: Rate
     injection_baseline: Rate
@@ -88,6 +96,10 @@ class FeatureResult:
             "feature": self.feature,
             "status": self.status,
             "generated": measure.rate(self.generated).as_dict(),
+            "generated_new": measure.rate(
+                [r for r, old in zip(self.generated, self.copied, strict=True) if not old]
+            ).as_dict(),
+            "copied": sum(self.copied),
             "original": measure.rate(self.original).as_dict(),
             "control": self.control.as_dict(),
             "injection": self.injection.as_dict(),
@@ -136,7 +148,8 @@ def collect(subject: Subject, text: TextConfig, settings: Settings, folder: Path
     )
     stored = folder.with_name(f"{folder.name}-examples.json")
     if (known := _read(stored, key)) is not None:
-        return Collected(known[0], marked_texts(subject, known[0]), known[1], known[2])
+        return Collected(known[0], marked_texts(subject, known[0]), *known[1:])
+    begin = time.perf_counter()
     found = collected.density(subject, text, folder=folder)
     features = (
         list(settings.features)
@@ -148,8 +161,9 @@ def collect(subject: Subject, text: TextConfig, settings: Settings, folder: Path
     )
     densities = {f: int(found.counts[f]) / max(found.tokens, 1) for f in features}
     largest = {f: float(found.largest[f]) for f in features}
-    _write(stored, key, examples, densities, largest)
-    return Collected(examples, marked_texts(subject, examples), densities, largest)
+    seconds = time.perf_counter() - begin
+    _write(stored, key, examples, densities, largest, seconds)
+    return Collected(examples, marked_texts(subject, examples), densities, largest, seconds)
 
 
 def _write(
@@ -158,27 +172,34 @@ def _write(
     examples: Mapping[int, Sequence[Example]],
     densities: Mapping[int, float],
     largest: Mapping[int, float],
+    seconds: float,
 ) -> None:
     rows = [
         [f, densities[f], largest[f], [[one.ids, one.acts, one.kind] for one in some]]
         for f, some in examples.items()
     ]
-    write_text(path, json.dumps({"key": key, "features": rows}))
+    write_text(path, json.dumps({"key": key, "seconds": seconds, "features": rows}))
 
 
 def _read(
     path: Path, key: str
-) -> tuple[dict[int, list[Example]], dict[int, float], dict[int, float]] | None:
+) -> tuple[dict[int, list[Example]], dict[int, float], dict[int, float], float] | None:
     if not path.is_file():
         return None
-    data = json.loads(path.read_text(encoding="utf-8"))
-    if data["key"] != key:
-        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["key"] != key or "seconds" not in data:
+            return None
+    except (ValueError, LookupError, TypeError) as error:
+        raise SensitivityError(
+            f"{path} holds no examples ({error}); delete it, and the text is read again"
+        ) from None
     rows = data["features"]
     return (
         {f: [Example(tuple(i), tuple(a), kind) for i, a, kind in some] for f, _, _, some in rows},
         {f: density for f, density, _, _ in rows},
         {f: largest for f, _, largest, _ in rows},
+        data["seconds"],
     )
 
 
@@ -196,10 +217,9 @@ def from_facts(subject: Subject, folder: Path, settings: Settings) -> Collected:
     """
     import random
 
-    from harness_ext.errors import SensitivityError
-    from interventions.errors import FeatureError
     from interventions.features.facts_store import FactStore
 
+    begin = time.perf_counter()
     store = FactStore.open(folder)
     if store.subject["sae_hash"] != subject.sae.content_hash:
         raise SensitivityError(
@@ -229,6 +249,7 @@ def from_facts(subject: Subject, folder: Path, settings: Settings) -> Collected:
         marked_texts(subject, examples),
         {f: float(densities[f]) for f in features},
         {f: float(largest[f]) for f in features},
+        time.perf_counter() - begin,
     )
 
 
@@ -288,7 +309,7 @@ def evaluate(
         results,
         usage,
         cost,
-        {"llm": llm_seconds, "measure": seconds},
+        {"text": found.seconds, "llm": llm_seconds, "measure": seconds},
     )
 
 
@@ -306,6 +327,7 @@ def results_of(
     features = list(found.examples)
     texts = {one.feature: [cleaned(text) for text in one.texts] for one in written}
     status = {one.feature: one.status for one in written}
+    old = {o.feature: [copied(t, found.texts[o.feature]) for t in o.texts] for o in written}
 
     def ids(text: str) -> tuple[int, ...]:
         return measure.tokenize(subject, text, settings.max_length)
@@ -341,6 +363,7 @@ def results_of(
             generated[f],
             original[f],
             texts.get(f, []),
+            old.get(f, []),
             measure.rate(control[f]),
             measure.rate_at(put[f], places[f]),
             measure.rate_at(plain[f], places[f]),

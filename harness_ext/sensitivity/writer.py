@@ -27,6 +27,7 @@ class Written:
         texts: what it holds.
         status: how it ended.
         seen: every try's status, the last one included.
+        cut: tries whose reply ended at the limit of tokens, within a text.
     """
 
     feature: int
@@ -35,6 +36,7 @@ class Written:
     texts: tuple[str, ...]
     status: Status
     seen: tuple[Status, ...]
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def write(
 
 async def _one(session: Session, feature: int, prompt: str, number: int, attempts: int) -> Written:
     seen: list[Status] = []
-    text, found = "", []
+    text, found, cut = "", [], 0
     messages = ({"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt})
     for sample in range(attempts):
         reply = await session.ask(Ask(messages, None, temperature=TEMPERATURE, sample=sample))
@@ -127,13 +129,14 @@ async def _one(session: Session, feature: int, prompt: str, number: int, attempt
             seen.append("malformed")
             continue
         text = reply.text
+        cut += reply.finish_reason == "length"
         found = parse(text, number)
         if found:
             full = "ok" if len(found) == number else "short" if len(found) < number else "long"
             seen.append(full)
             break
         seen.append("refused" if reply.refusal else "empty")
-    return Written(feature, prompt, text, tuple(found), seen[-1], tuple(seen))
+    return Written(feature, prompt, text, tuple(found), seen[-1], tuple(seen), cut)
 
 
 def counts(written: Sequence[Written]) -> dict[str, int]:

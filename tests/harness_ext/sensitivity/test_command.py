@@ -1,39 +1,25 @@
 """Feature sensitivity end to end: a tiny model, and a writer that does what a test tells it."""
 
-import csv
 import json
-import re
 
 import pytest
 import torch
 
 from harness_ext import cli
-from harness_ext.errors import SensitivityError
 from harness_ext.sensitivity import measure, output, run, writer
-from harness_ext.sensitivity.names import resolve
 from harness_ext.sensitivity.prompts import SEPARATOR, cleaned, marked, parse, user_prompt
 from interventions.features.examples import Example
-from interventions.subject import load_subject
 from interventions.text.config import parse_text
+from tests.harness_ext.sensitivity.runs import (
+    FEATURES,
+    command,
+    example_texts,
+    only_folder,
+    table,
+    texts,
+)
 from tests.llm_server import Action, completion, failure, serve
-from tests.tiny_models import save_model, save_sae
-
-FEATURES = ["3", "7", "11"]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sensitivity")
-    save_model(folder / "model")
-    save_sae(folder / "sae", median_norm=2.0)
-    lines = [f"the inn {i} in the rain, then another end\nof the line" for i in range(60)]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def subject(place):
-    return load_subject(str(place / "model"), str(place / "sae"))
+from tests.tiny_models import save_sae
 
 
 @pytest.fixture(scope="module")
@@ -43,75 +29,6 @@ def found(place, subject, tmp_path_factory):
     )
     settings = run.Settings(features=(3, 7, 11))
     return run.collect(subject, text, settings, tmp_path_factory.mktemp("run") / "density")
-
-
-def command(place, tmp_path, url, *more):
-    return [
-        "sensitivity", "--model", str(place / "model"), "--sae-path", str(place / "sae"),
-        "--text", str(place / "text.jsonl"), "--total-tokens", "3000", "--context-size", "100",
-        "--base-url", url, "--llm-model", "writer", "--output-path", str(tmp_path / "out"),
-        "--cache", str(tmp_path / "cache"), "--feature-indices", *FEATURES, "--no-check", *more,
-    ]  # fmt: skip
-
-
-def example_texts(body):
-    message = body["messages"][1]["content"]
-    return re.split(rf"\n{SEPARATOR}\n", message.split(f"separated by {SEPARATOR}:\n")[1])
-
-
-def texts(n=10):
-    return completion(f"\n{SEPARATOR}\n".join(f"the rain in the inn {i}" for i in range(n)))
-
-
-def only_folder(tmp_path):
-    (folder,) = (tmp_path / "out").iterdir()
-    return folder
-
-
-def table(path):
-    csv.field_size_limit(10**7)
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def test_names_of_the_published_scheme_lead_to_the_published_files():
-    named = resolve("py_4k_btopk_s0")
-    assert named.model == "EleutherAI/pythia-160m-deduped"
-    assert named.ref.repo == "adamkarvonen/saebench_pythia-160m-deduped_width-2pow12_date-0108"
-    assert named.ref.id == "BatchTopK_pythia-160m-deduped__0108/resid_post_layer_8/trainer_0"
-    named = resolve("gem_16k_jumprelu_s1")
-    assert named.ref.repo == "canrager/saebench_gemma-2-2b_width-2pow14_date-0107"
-    assert named.ref.id == (
-        "gemma-2-2b_jump_relu_width-2pow14_date-0107/resid_post_layer_12/trainer_1"
-    )
-    assert named.ref.hook_point == "blocks.12.hook_resid_post"
-    scope = resolve("gscope_16k_l0_82").ref
-    assert (scope.release, scope.id) == (
-        "gemma-scope-2b-pt-res",
-        "layer_12/width_16k/average_l0_82",
-    )
-    assert resolve("gscope_layer20_65k_l0_61").ref.id == "layer_20/width_65k/average_l0_61"
-    for name in ("py_4k_btopk_s9", "py_4k_nope_s0", "gscope_16k", "llama_4k_btopk_s0"):
-        with pytest.raises(SensitivityError, match=f"unknown SAE name '{name}'"):
-            resolve(name)
-
-
-def test_registry_names_exist_in_sae_lens():
-    pytest.importorskip("sae_lens")
-    from interventions.sae.registry import find_release
-
-    ref = resolve("gscope_16k_l0_82").ref
-    assert find_release(str(ref.release), str(ref.id)).repo == "google/gemma-scope-2b-pt-res"
-    ours = resolve("gem_16k_matbtopk_s2").ref
-    theirs = find_release("saebench_gemma-2-2b_width-2pow14_date-0107", _id_of(ours.id))
-    assert (theirs.repo, theirs.path) == (ours.repo, ours.id)
-
-
-def _id_of(path):
-    from interventions.sae.registry import _registry
-
-    saes = _registry()["saebench_gemma-2-2b_width-2pow14_date-0107"]["saes"]
-    return next(str(sae["id"]) for sae in saes if str(sae["path"]) == path)
 
 
 def test_marks_stand_around_what_is_over_one_percent():
