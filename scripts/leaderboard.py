@@ -124,18 +124,20 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _again(args: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
     from harness_ext.errors import RecordError
     from harness_ext.leaderboard.board import read_board
     from harness_ext.leaderboard.report import write_report
     from harness_ext.leaderboard.results import Results
-    from harness_ext.leaderboard.run import RESULTS, rank
+    from harness_ext.leaderboard.run import RESULTS, make_folder, rank
 
     if args.command == "score" and args.from_store:
         board = _rebuilt(args.folder)
     else:
         board = read_board(args.folder)
     target = args.output or args.folder
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     if args.command == "score":
         given: dict[str, Any] = {
             "metrics": args.metrics.split(",") if args.metrics else None,
@@ -150,7 +152,7 @@ def _again(args: argparse.Namespace) -> int:
     try:
         results = Results.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise RecordError(
             f"{file} cannot be used ({first}); make it with `sae-steered leaderboard score"
             f" {args.folder}`"

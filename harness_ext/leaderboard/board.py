@@ -174,19 +174,26 @@ def read_board(folder: Path) -> Board:
     Raises:
         RecordError: a file is missing or damaged; names it.
     """
+    info = _read(folder, INFO, TypeAdapter(Info))
+    rows = _read(folder, ROWS, TypeAdapter(tuple[Row, ...]))
+    records = {row.id: tuple(read_records(folder / RECORDS / f"{row.id}.jsonl")) for row in rows}
+    return Board(info, rows, records)
+
+
+def _read(folder: Path, name: str, kind: TypeAdapter[Any]) -> Any:
+    again = f"`sae-steered leaderboard score {folder} --from-store`"
     try:
-        info = Info.model_validate_json((folder / INFO).read_text(encoding="utf-8"))
-        text = (folder / ROWS).read_text(encoding="utf-8")
-        rows = TypeAdapter(tuple[Row, ...]).validate_json(text)
-    except OSError as error:
+        return kind.validate_json((folder / name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
         raise RecordError(
-            f"{folder} holds no leaderboard ({error.strerror}: {error.filename}); give the folder"
-            f" that `leaderboard run` wrote, or make these files from its store with"
-            f" `sae-steered leaderboard score {folder} --from-store`"
+            f"{folder} holds no leaderboard ({reason}: {folder / name}); give the folder that"
+            f" `leaderboard run` wrote, or make these files from its store with {again}"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise RecordError(f"{folder}: damaged at {where}: {first['msg']}") from error
-    records = {row.id: tuple(read_records(folder / RECORDS / f"{row.id}.jsonl")) for row in rows}
-    return Board(info, rows, records)
+        raise RecordError(
+            f"{folder / name} is damaged{f' at {where}' if where else ''}: {first['msg']}; make it"
+            f" again with {again}"
+        ) from error

@@ -102,7 +102,7 @@ def run(
         tell(told)
         if dry:
             return None
-        _make(folder)
+        make_folder(folder)
         planned, created = all_rows(config, features, subject.facts, folder)
         lm = subject.lm or _load(config, folder / STORE, [p.plan for p in planned if p.plan])
     except BaseException:
@@ -335,7 +335,12 @@ def _rate(folder: Path, config: Config) -> float | None:
     return None
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for the files of a leaderboard.
+
+    Raises:
+        LeaderboardError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

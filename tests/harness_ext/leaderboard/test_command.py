@@ -77,3 +77,23 @@ def test_mistakes_end_in_one_line(file, tmp_path, capsys):
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("sae-steered leaderboard: error: ")
         assert message in error
+
+
+def test_damaged_files_and_folders_that_cannot_be_made_are_named(file, tmp_path, capsys):
+    out = tmp_path / "o"
+    assert main(["leaderboard", "run", str(file), "--output", str(out)]) == 0
+    kept = (out / "rows.json").read_text()
+    (out / "rows.json").write_text(kept[:50])
+    (out / "results.json").write_text("{")
+    (tmp_path / "taken").write_text("")
+    wrong = [
+        (["score", str(out)], "rows.json is damaged"),
+        (["report", str(out)], "results.json cannot be used (Invalid JSON"),
+        (["score", str(out), "--output", str(tmp_path / "taken")], "cannot be made: File exists"),
+    ]
+    for arguments, message in wrong:
+        assert main(["leaderboard", *arguments]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("sae-steered leaderboard: error: ")
+        assert message in error
+        (out / "rows.json").write_text(kept)
