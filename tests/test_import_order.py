@@ -98,6 +98,7 @@ interventions.features.contrast
 interventions.features.parity
 interventions.features.facts_store
 interventions.features.facts_write
+interventions.features.row_file
 interventions.features.leaders
 interventions.features.running
 interventions.features.contexts

@@ -15,6 +15,7 @@ from interventions.features.facts_columns import feature_columns, histogram_scal
 from interventions.features.facts_store import INFO, VERSION, FactStore
 from interventions.features.facts_write import vocabulary, write_store
 from interventions.features.lens import logit_lens
+from interventions.features.row_file import RowFile
 from interventions.features.running import FactSettings, Running, renumbered
 from interventions.fingerprint import digest, weights_digest
 from interventions.plan import same_model
@@ -24,7 +25,7 @@ from interventions.text.config import TextConfig
 from interventions.text.rows import rows
 from interventions.train.progress import Progress
 
-PARTIAL = "partial"
+PARTIAL, ROWS = "partial", "rows.bin"
 # Rows between two places where a pass can go on; batches never span such a place.
 _ROWS_TOGETHER = 64
 
@@ -75,11 +76,31 @@ def collect(
             )
         return store
     checkpoint = Checkpoint(out / PARTIAL, key, every=save_every)
-    running = _pass(subject, text, settings, checkpoint, batch_tokens)
+    saved = checkpoint.load()
+    if saved is None:
+        running = Running.empty(subject.sae.d_sae, settings, subject.device)
+    else:
+        running = Running.load(settings, saved, subject.device)
+    with RowFile(out / PARTIAL / ROWS, running.rows) as read:
+        gather(subject, text, running, read, checkpoint, batch_tokens)
+        _write(subject, out, settings, running, read, {"key": key, **about})
+        read.remove()
+    checkpoint.clear()
+    return FactStore.open(out)
+
+
+def _write(
+    subject: Subject,
+    out: Path,
+    settings: FactSettings,
+    running: Running,
+    read: RowFile,
+    about: dict[str, Any],
+) -> None:
     if not int(running.sums["count"].sum()):
-        counted, read = int(running.sums["tokens"]), int(running.sums["read"])
+        counted, seen = int(running.sums["tokens"]), int(running.sums["read"])
         raise FeatureError(
-            f"no feature of {subject.sae_ref.label} fires at any of {counted} tokens ({read} read,"
+            f"no feature of {subject.sae_ref.label} fires at any of {counted} tokens ({seen} read,"
             f" {int(running.sums['sinks'])} of them sinks); check the SAE with `sae-steered doctor`"
         )
     lens = None
@@ -88,14 +109,13 @@ def collect(
         lens = through.tokens(subject.sae.W_dec, settings.lens)
     stats = statistics(running)
     features = feature_columns(running, stats, lens)
-    shown = columns(choose(running), rows(text, subject.tokenizer))
+    shown = columns(choose(running), read)
     counts = {name: int(running.sums[name]) for name in ("tokens", "read", "sinks", "rows")}
     write_store(
         out,
         info={
-            "key": key,
-            "d_sae": subject.sae.d_sae,
             **about,
+            "d_sae": subject.sae.d_sae,
             **counts,
             "alive": int((stats["count"] > 0).sum()),
             "contexts": len(shown["feature"]),
@@ -108,28 +128,38 @@ def collect(
         stats=stats | {"median_norm": torch.tensor(subject.median_norm)},
         sae_hash=subject.sae.content_hash,
     )
-    checkpoint.clear()
-    return FactStore.open(out)
 
 
 @torch.inference_mode()
-def _pass(
+def gather(
     subject: Subject,
     text: TextConfig,
-    settings: FactSettings,
+    running: Running,
+    read: RowFile,
     checkpoint: Checkpoint,
     batch_tokens: int,
-) -> Running:
-    saved = checkpoint.load()
-    if saved is None:
-        running = Running.empty(subject.sae.d_sae, settings, subject.device)
-    else:
-        running = Running.load(settings, saved, subject.device)
+) -> None:
+    """Take in the rows of the text that `running` has not had yet, saving it now and then.
+
+    Args:
+        subject: model and SAE.
+        text: what is read.
+        running: facts so far; grows.
+        read: rows so far; grows.
+        checkpoint: where `running` is saved.
+        batch_tokens: tokens of a forward pass.
+
+    Raises:
+        TextError: the text cannot be read.
+    """
     todo = islice(rows(text, subject.tokenizer), running.rows, None)
     with Progress("facts", text.tokens or 0, "token") as bar:
         bar.to(int(running.sums["read"]))
-        while some := [row.ids for row in islice(todo, _ROWS_TOGETHER)]:
+        while taken := list(islice(todo, _ROWS_TOGETHER)):
             first = running.rows
+            some = [row.ids for row in taken]
+            for row in taken:
+                read.add(row)
             for batch in read_residuals(
                 subject.model, subject.hook_point, some, batch_tokens=batch_tokens
             ):
@@ -138,9 +168,10 @@ def _pass(
                 )
             bar.to(int(running.sums["read"]))
             if checkpoint.due:
+                read.sync()
                 checkpoint.save(running.tensors())
+    read.sync()
     checkpoint.save(running.tensors(), force=True)
-    return running
 
 
 def _versions() -> dict[str, str]:

@@ -197,8 +197,21 @@ def test_a_pass_that_was_stopped_goes_on_to_the_same_bytes(
 
 
 def test_facts_that_are_there_are_not_gathered_again(store, subject, text, monkeypatch):
-    monkeypatch.setattr(facts, "_pass", None)
+    monkeypatch.setattr(facts, "gather", None)
     assert collect(subject, text, store.folder, SETTINGS).info == store.info
+
+
+def test_the_text_is_read_once(store, subject, text, tmp_path, monkeypatch):
+    original, calls = facts.rows, []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(facts, "rows", counted)
+    again = collect(subject, text, tmp_path / "again", SETTINGS)
+    assert len(calls) == 1
+    assert again.contexts(3) == store.contexts(3)
 
 
 def test_a_folder_of_other_facts_is_refused(store, subject, text):
