@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import SensitivityError
-from harness_ext.feature_arguments import add_subject, subject_of, text_of
+from harness_ext.feature_arguments import add_subject, at_least_0, count, subject_of, text_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         HarnessError: the endpoint cannot be used, or a name is unknown.
     """
     arguments = _parser().parse_args(argv)
+    _check(arguments)
     from harness_ext.llm.settings import read_settings
 
     llm = read_settings(
@@ -47,11 +48,38 @@ def main(argv: list[str] | None = None) -> int:
     jobs = _jobs(arguments)
     folder = arguments.output_path or Path("evals") / _default_name(jobs)
     found = []
+    try:
+        for name, _ in jobs:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SensitivityError(
+            f"--output-path {folder} cannot be written: {error.strerror}; give another"
+        ) from None
     for name, one in jobs:
         found.append(_evaluate(name, one, folder, llm))
     if arguments.json:
         print(json.dumps([data for data in found]))
     return 0
+
+
+def _whole(text: str) -> int:
+    return 0 if text.strip() == "0" else count(text)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from interventions.features.examples import BUFFER
+
+    if not arguments.n_top_ex_for_generation + arguments.n_iw_ex_for_generation:
+        raise SensitivityError(
+            "--n-top-ex-for-generation and --n-iw-ex-for-generation are both 0: the writer would"
+            " see no example; raise one of them"
+        )
+    least = 2 * BUFFER + 2  # a window, and BOS before it
+    if arguments.facts is None and arguments.context_size < least:
+        raise SensitivityError(
+            f"--context-size {arguments.context_size} holds no example: windows have"
+            f" {2 * BUFFER + 1} tokens behind BOS; give {least} or more"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add_subject(parser)
     add = parser.add_argument_group("what is evaluated").add_argument
     add("--sae-names", nargs="+", metavar="NAME", help="published names, such as py_4k_btopk_s0")
-    add("--features", type=int, default=50, metavar="N",
+    add("--features", type=_whole, default=50, metavar="N",
         help="drawn from those that are alive; 0: all (default: %(default)s)")  # fmt: skip
     add("--feature-indices", type=int, nargs="+", metavar="F", help="these features, none drawn")
     add("--seed", type=int, default=42, help="of every draw (default: %(default)s)")
@@ -76,27 +104,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--template", metavar="FORMAT", help="text from several columns")
     add("--split", default="train", help="of hub data sets (default: %(default)s)")
     add("--text-config", type=Path, metavar="YAML", help="sources, weights and all")
-    add("--total-tokens", type=int, default=2_000_000, metavar="N", help="(default: %(default)s)")
-    add("--context-size", type=int, default=128, metavar="N", help="(default: %(default)s)")
-    add("--n-top-ex-for-generation", type=int, default=10, metavar="N",
+    add("--total-tokens", type=count, default=2_000_000, metavar="N", help="(default: %(default)s)")
+    add("--context-size", type=count, default=128, metavar="N", help="(default: %(default)s)")
+    add("--n-top-ex-for-generation", type=_whole, default=10, metavar="N",
         help="strongest examples a feature (default: %(default)s)")  # fmt: skip
-    add("--n-iw-ex-for-generation", type=int, default=5, metavar="N",
+    add("--n-iw-ex-for-generation", type=_whole, default=5, metavar="N",
         help="examples drawn by their activation (default: %(default)s)")  # fmt: skip
-    add("--alive", type=int, default=15, metavar="N",
+    add("--alive", type=_whole, default=15, metavar="N",
         help="firings that a drawn feature exceeds (default: %(default)s)")  # fmt: skip
     add = parser.add_argument_group("writer").add_argument
     add("--llm-model", metavar="NAME", help="default: the environment variable PROCESSOR")
     add("--base-url", metavar="URL", help="default: OPENAI_BASE_URL, OpenRouter or OpenAI by key")
     add("--api-key-env", metavar="NAME", help="environment variable of the key, if another")
-    add("--max-workers", type=int, default=10, metavar="N", help="requests at once (%(default)s)")
-    add("--samples", type=int, default=10, metavar="N", help="texts a feature (%(default)s)")
-    add("--attempts", type=int, default=3, metavar="N",
+    add("--max-workers", type=count, default=10, metavar="N", help="requests at once (%(default)s)")
+    add("--samples", type=count, default=10, metavar="N", help="texts a feature (%(default)s)")
+    add("--attempts", type=count, default=3, metavar="N",
         help="requests a feature while replies hold no text (default: %(default)s)")  # fmt: skip
-    add("--tries", type=int, metavar="N", help="tries of one request (default: 5)")
+    add("--tries", type=count, metavar="N", help="tries of one request (default: 5)")
     add("--timeout", type=float, metavar="S", help="seconds for one try (default: 60)")
     add("--max-tokens", type=int, default=4096, metavar="N", help="of a reply (%(default)s)")
     add("--cache", type=Path, metavar="DIR", help="where replies are kept")
-    add("--price", type=float, nargs=2, metavar=("IN", "OUT"),
+    add("--price", type=at_least_0, nargs=2, metavar=("IN", "OUT"),
         help="of a million tokens, for the estimate and the account")  # fmt: skip
     add("--dry-run", action="store_true", help="collect examples, say what asking costs, and stop")
     add = parser.add_argument_group("output").add_argument
@@ -156,7 +184,6 @@ def _evaluate(name: str, arguments: argparse.Namespace, folder: Path, llm: Any) 
         text = text_of(arguments).model_copy(update={"bos": True})
     subject = subject_of(arguments)
     place = folder / name
-    place.mkdir(parents=True, exist_ok=True)
     if arguments.facts is not None:
         found = run.from_facts(subject, arguments.facts, settings)
     else:

@@ -275,19 +275,6 @@ def test_spearman_and_means_have_intervals_or_say_that_they_are_undefined():
     assert output._mean([0.5, None, 1.0])["value"] == 0.75
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--sae-names", "nope"], "unknown SAE name 'nope'"),
-        (["--sae-names", "py_4k_btopk_s0"], "is of EleutherAI/pythia-160m-deduped, --model is"),
-        (["--facts", "nowhere"], "nowhere holds no facts"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(place, tmp_path, capsys, more, message):
-    assert cli.main(command(place, tmp_path, "http://127.0.0.1:9/v1", *more)) == 2
-    assert message in capsys.readouterr().err.strip().splitlines()[-1]
-
-
 def test_examples_come_from_a_fact_store_of_the_same_sae(place, tmp_path, capsys):
     facts = tmp_path / "facts"
     common = ["--model", str(place / "model"), "--sae-path", str(place / "sae"), "--no-check"]
