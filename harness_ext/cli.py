@@ -103,4 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run(arguments: list[str]) -> int | None:
         return importlib.import_module(f"harness_ext.scripts.{name}").main(arguments)
 
-    return report_errors(f"sae-steered {name}", run, rest)
+    # The modes of `score` are commands of their own to their user.
+    mode = f" {rest[0]}" if name == "score" and rest and not rest[0].startswith("-") else ""
+    return report_errors(f"sae-steered {name}{mode}", run, rest)

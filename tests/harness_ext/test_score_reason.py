@@ -86,6 +86,7 @@ def test_json_goes_to_stdout_alone_and_units_and_alpha_count(place, tmp_path, ca
 def test_bad_input_is_one_line_and_exit_code_2(place, capsys, more, message):
     assert cli.main(arguments(place, *more)) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("sae-steered score reason: error: ")
     assert message in line
 
 
