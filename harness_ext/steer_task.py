@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.filter import Filter
@@ -20,6 +21,7 @@ from harness_ext.errors import (
 from harness_ext.generation import Generation, split_reasoning
 from harness_ext.llm.task_hook import TaskLLM, error_if_known, mean_if_known, task_llm
 from harness_ext.llm.verifier import verified_correct
+from harness_ext.paths import tasks_dir
 from harness_ext.prompts import render, with_options
 from harness_ext.records import DIAG_KEY, Arm, Record, pack
 from harness_ext.repeats import maj_at_ks
@@ -107,7 +109,7 @@ class SteerTask(ConfigurableTask):
         self.dataset = as_dataset(self.corpus)
         self.config.metadata = {
             **(self.config.metadata or {}),
-            "data_source": self.corpus.source,
+            "data_source": _public(self.corpus.source),
             "data_sha256": self.corpus.sha256,
         }
 
@@ -329,3 +331,10 @@ class SteerTask(ConfigurableTask):
 
 def _responses(result: Any) -> list[str]:
     return [result] if isinstance(result, str) else list(result)
+
+
+def _public(source: str) -> str:
+    """Return where data comes from; files of this package without where it is installed."""
+    path = Path(source)
+    inside = path.is_absolute() and path.is_relative_to(tasks_dir())
+    return str(Path("tasks") / path.relative_to(tasks_dir())) if inside else source
