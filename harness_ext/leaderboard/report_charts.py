@@ -198,7 +198,7 @@ def _points(group: Sequence[tuple[float, Row, Cell]], place: int) -> tuple[Point
 
 def _group(row: Row) -> tuple[str, ...]:
     """Return what the rows of one curve share."""
-    name = str(row.feature) if row.feature is not None else row.id
+    name = f"f{row.feature}" if row.feature is not None else row.id
     positions = "" if row.positions in (None, "all") else str(row.positions)
     layer = layer_of(row)
     return name, row.op or "", positions, "" if layer is None else f"layer {layer}", row.sae or ""

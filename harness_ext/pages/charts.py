@@ -150,7 +150,9 @@ def lines(
     for one in series:
         plot.line(one, format_x, format_y)
     plot.names(series)
-    return plot.svg(f"{len(series)} curves: {', '.join(names[:6])}." if names else "Curves.")
+    kind = "curve" if len(series) == 1 else "curves"
+    said = f": {', '.join(names[:6])}" if names else ""
+    return plot.svg(f"{len(series)} {kind}{said}.")
 
 
 def scatter(
