@@ -10,7 +10,7 @@ from typing import Any
 EXAMPLE = """
 examples:
   sae-steered regress run examples/regress/default.yaml
-      generate with the embedded model, then check; two minutes on two cores
+      generate with the embedded model, then check; three minutes on two busy cores
   sae-steered regress run examples/regress/default.yaml --update
       generate, and write the baseline instead
   lm_eval --model sae_steered --tasks steer_arith --log_samples --output_path out ...
