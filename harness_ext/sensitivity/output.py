@@ -157,6 +157,7 @@ def write_page(folder: Path, found: Evaluation, data: Mapping[str, Any]) -> None
             "low": row["generated"]["low"],
             "high": row["generated"]["high"],
             "n": row["generated"]["n"],
+            "copied": row["copied"],
             "density": row["density"],
             "max_act": row["max_act"],
             "status": row["status"],
@@ -170,6 +171,7 @@ def write_page(folder: Path, found: Evaluation, data: Mapping[str, Any]) -> None
         Column("low", "from", "percent", help="Lower end of the 95 % Wilson interval."),
         Column("high", "to", "percent", help="Upper end."),
         Column("n", "texts", "number", digits=0),
+        Column("copied", "copies", "number", digits=0, help="Texts that are an example again."),
         Column("original", "originals", "percent", help="The feature's own examples."),
         Column("control", "others' texts", "percent", help="Texts written for another feature."),
         Column("injection", "token alone", "percent", help="Its usual token in other contexts."),
@@ -236,7 +238,10 @@ def _read(one: measure.Read) -> tuple[list[int], float, list[float]]:
 
 
 def _mean(values: Sequence[float | None]) -> dict[str, float | int | None]:
-    """Return the mean over features that have a value, with a 95 % interval over features."""
+    """Return the mean over features that have a value, with a 95 % interval over features.
+
+    There is no interval for one feature, nor where all are equal: a width of 0 would claim to know.
+    """
     from scipy import stats
 
     some = [value for value in values if value is not None]
@@ -244,7 +249,7 @@ def _mean(values: Sequence[float | None]) -> dict[str, float | int | None]:
     if not n:
         return {"value": None, "low": None, "high": None, "n": 0}
     mean = sum(some) / n
-    if n < 2:
+    if len(set(some)) < 2:
         return {"value": mean, "low": None, "high": None, "n": n}
     spread = math.sqrt(sum((v - mean) ** 2 for v in some) / (n - 1) / n)
     half = float(stats.t.ppf(0.975, n - 1)) * spread

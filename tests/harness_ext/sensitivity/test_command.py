@@ -273,6 +273,8 @@ def test_spearman_and_means_have_intervals_or_say_that_they_are_undefined():
     assert output._spearman([(1.0, float(i)) for i in range(9)])["rho"] is None
     assert output._mean([]) == {"value": None, "low": None, "high": None, "n": 0}
     assert output._mean([0.5, None, 1.0])["value"] == 0.75
+    for same in ([1.0], [1.0, 1.0, 1.0]):
+        assert output._mean(same) == {"value": 1.0, "low": None, "high": None, "n": len(same)}
 
 
 def test_examples_come_from_a_fact_store_of_the_same_sae(place, tmp_path, capsys):

@@ -72,6 +72,7 @@ def test_every_feature_has_a_row_that_leads_to_its_texts(clean: Browser, page: P
     )
     assert sorted(targets) == sorted(f"#f{feature}" for feature in FEATURES)
     assert all(clean.js("return !!document.querySelector(arguments[0])", t) for t in targets)
+    assert "of 8 generated texts are an example again" in " ".join(clean.texts(".remark"))
     assert clean.texts("main .note") == ["No texts came: empty."]
     coloured = clean.js(
         "return [...document.querySelectorAll('.tokens b')].filter("
