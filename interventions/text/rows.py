@@ -69,7 +69,10 @@ def documents(config: TextConfig, tokenizer: "PreTrainedTokenizerBase") -> Itera
         if document is None:
             del streams[number]
             if spent[number] == 0:
-                raise TextError(f"{config.sources[number].label} gives no text")
+                raise TextError(
+                    f"{config.sources[number].label} gives no text: it has no record, or the"
+                    f" columns that are read are empty in all; name others, or another source"
+                )
             continue
         spent[number] += len(document.ids) / config.sources[number].weight
         yield document
