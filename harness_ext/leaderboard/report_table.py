@@ -70,11 +70,13 @@ def rows_table(
         [*baseline_cells(board, results), *results.cells],
         key=lambda cell: order.index(rows[cell.row].kind),
     )
+    columns = list(_columns(results, task, metric_title(metric)))
+    if any(row.sensitivity is not None for row in board.rows):
+        # Near the effect, where a reader of a wide table sees them without scrolling.
+        place = [column.key for column in columns].index("flags")
+        columns[place:place] = _SENSITIVITY
     return table(
-        [
-            *_columns(results, task, metric_title(metric)),
-            *(_SENSITIVITY if any(row.sensitivity is not None for row in board.rows) else ()),
-        ],
+        columns,
         [_line(rows[cell.row], cell, places) for cell in cells],
         id=TABLE,
         caption="Every row on every task by every metric, against the baseline",
