@@ -1,5 +1,6 @@
 """vLLM in this process' care: the engine behind `backend=vllm`."""
 
+import asyncio
 import atexit
 import hashlib
 import itertools
@@ -123,6 +124,8 @@ class VLLMEngine:
         """Stop the engine."""
         atexit.unregister(self.close)
         if self._loop.running:
+            # Its reader would take the end of the engine for a crash, and log a traceback.
+            self._loop.run(_stop_reading(self._llm))
             self._llm.shutdown()
             # Its destructor shuts down once more, and fails when the interpreter is half gone.
             self._llm = None
@@ -187,6 +190,13 @@ async def _start(engine_args: Any) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     return AsyncLLM.from_engine_args(engine_args)
+
+
+async def _stop_reading(llm: Any) -> None:
+    reader = getattr(llm, "output_handler", None)
+    if reader is not None:
+        reader.cancel()
+        await asyncio.wait([reader], timeout=5)
 
 
 def _one_line(error: ValueError) -> str:
