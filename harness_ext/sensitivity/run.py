@@ -143,7 +143,12 @@ def collect(subject: Subject, text: TextConfig, settings: Settings, folder: Path
             "subject": subject.describe(),
             "weights": weights_digest(subject.model),
             "text": text.model_dump(mode="json"),
-            "settings": asdict(settings),
+            # What is asked of the writer changes no example.
+            "settings": {
+                k: v
+                for k, v in asdict(settings).items()
+                if k not in ("per_call", "attempts", "max_length")
+            },
         }
     )
     stored = folder.with_name(f"{folder.name}-examples.json")

@@ -1,6 +1,7 @@
 """Feature sensitivity end to end: a tiny model, and a writer that does what a test tells it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,8 +87,9 @@ def test_examples_are_read_once(place, subject, tmp_path, monkeypatch):
     assert len(first.examples) == 4
     for name in ("density", "collect"):
         monkeypatch.setattr(f"interventions.features.examples.{name}", None)
-    again = run.collect(subject, text, settings, tmp_path / "density")
-    assert vars(again) == vars(first)
+    other_writer = replace(settings, per_call=3, attempts=1)
+    for same in (settings, other_writer):
+        assert vars(run.collect(subject, text, same, tmp_path / "density")) == vars(first)
     with pytest.raises(TypeError):  # other settings: the text has to be read
         run.collect(subject, text, run.Settings(number=3), tmp_path / "density")
 
