@@ -213,6 +213,8 @@ def test_an_interrupt_ends_it_at_once_and_keeps_what_came(records, tmp_path, rep
              "judge", records, "--out", str(tmp_path / "o"), "--base-url", server.url,
              "--model", "m", "--concurrency", "4"],
             env={**os.environ, "PYTHONPATH": str(repo_root)}, stderr=subprocess.PIPE, text=True,
+            # A suite that a shell runs in the background ignores interrupts, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         end = time.monotonic() + 60
         while len(server.bodies) < 7 and time.monotonic() < end:

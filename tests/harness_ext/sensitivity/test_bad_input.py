@@ -107,6 +107,8 @@ def test_an_interrupt_is_one_line_and_the_same_command_asks_for_the_rest(place, 
             [sys.executable, "-c", program, *given],
             stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # A suite that a shell runs in the background ignores interrupts, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             assert third.wait(120)
             process.send_signal(signal.SIGINT)
