@@ -90,8 +90,8 @@ def harvest(
         world: this process.
 
     Raises:
-        TrainingError: no row is long enough, an activation is not finite, or a file of a run
-            that was stopped holds other text.
+        TrainingError: no row is long enough, or a file of a run that was stopped holds other text.
+        FeatureError: an activation is not finite.
     """
     if not all(parts.values()):
         counts = ", ".join(f"{part} {len(rows)}" for part, rows in parts.items())
@@ -134,8 +134,6 @@ def harvest(
 
 def _write_chunk(path: Path, rows: Sequence[Tensor], resid: Tensor) -> None:
     norms = resid.float().norm(dim=-1)
-    if not torch.isfinite(norms).all():
-        raise TrainingError(f"{path.name}: the model gives activations that are not finite")
     write_tensors(
         path,
         {

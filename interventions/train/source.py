@@ -178,8 +178,6 @@ class Streamed:
                 self.model, self.hook_point, some, batch_tokens=self.batch_tokens
             ):
                 acts = batch.resid[batch.usable(self.limit, self.without)]
-                if not torch.isfinite(acts).all():
-                    raise TrainingError("the model gives activations that are not finite")
                 found.append(acts.to(torch.bfloat16))  # as stored activations are
             if not found:
                 raise TrainingError(

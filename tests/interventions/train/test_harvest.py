@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from interventions.errors import HookPointError, TrainingError
+from interventions.errors import FeatureError, HookPointError, TrainingError
 from interventions.hook_points import HookPoint
 from interventions.train import harvest as harvest_module
 from interventions.train.config import HarvestConfig
@@ -112,5 +112,5 @@ def test_too_little_text_and_activations_that_are_not_finite(tiny_model, corpus,
     with torch.no_grad():
         tiny_model.model.embed_tokens.weight[:] = float("nan")
     parts = split_rows([corpus], config)
-    with pytest.raises(TrainingError, match="not finite"):
+    with pytest.raises(FeatureError, match="not finite"):
         harvest(StepFolder(tmp_path / "b", "k"), config, HookPoint(2), parts, tiny_model)

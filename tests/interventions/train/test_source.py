@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from interventions.errors import TrainingError
+from interventions.errors import FeatureError, TrainingError
 from interventions.hook_points import HookPoint
 from interventions.train.harvest import residuals
 from interventions.train.source import START, Stored, Streamed
@@ -107,5 +107,5 @@ def test_processes_share_a_stored_batch():
 def test_activations_that_are_not_finite_end_the_run(tiny_model, rows):
     with torch.no_grad():
         tiny_model.model.embed_tokens.weight[:] = float("nan")
-    with pytest.raises(TrainingError, match="not finite"):
+    with pytest.raises(FeatureError, match="not finite"):
         next(streamed(tiny_model, rows).batches(START))
