@@ -61,12 +61,13 @@ def from_parts(cfg: dict[str, Any], weights: dict[str, Tensor], source: str) -> 
     normalize = _normalize(cfg)
     extra = meta.get("model_from_pretrained_kwargs") or {}
     factor = cfg.get("activation_normalization_factor") if architecture == "temporal" else None
+    names = ("W_enc", "b_enc", "b_dec", "threshold", "b_gate", "b_mag", "r_mag")
+    tensors: dict[str, Any] = {name: weights.get(name) for name in names}
     return RawSAE(
         architecture,
         weights["W_dec"],
         source,
-        **{name: weights.get(name) for name in ("W_enc", "b_enc", "b_dec", "threshold")},
-        **{name: weights.get(name) for name in ("b_gate", "b_mag", "r_mag")},
+        **tensors,
         k=k,
         # A transcoder does not undo its input's normalisation on the way out.
         normalize="none" if transcoder and normalize in _UNDONE else normalize,
