@@ -160,14 +160,14 @@ class EngineLM(SteeredLM):
         """
         self._refuse_cache()
         armed: dict[str, Armed] = {}
-        for plan, _ in rows:
-            if (key := plan.fingerprint if plan else "none") not in armed:
+        keys = [plan.fingerprint if plan else "none" for plan, _ in rows]
+        for key, (plan, _) in zip(keys, rows, strict=True):
+            if key not in armed:
                 armed[key] = self._prepare(plan or make_plan(BASELINE, self._facts))
         places = [
             (i, n) for i in range(max(len(r) for _, r in rows)) for n in range(len(rows))
             if i < len(rows[n][1])
         ]  # fmt: skip
-        keys = [plan.fingerprint if plan else "none" for plan, _ in rows]
         self._each = [armed[keys[n]] for _, n in places]
         try:
             found = getattr(self, kind)([rows[n][1][i] for i, n in places])
