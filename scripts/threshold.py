@@ -11,10 +11,10 @@ import argparse
 import json
 from pathlib import Path
 
-from interventions.default_model import resolve_pretrained
-from interventions.errors import SAEError
+from harness_ext.feature_arguments import count
+from interventions.errors import SAEError, SpecError, TextError
 from interventions.sae.io import load_sae
-from interventions.sae.threshold import agreement, calibrated_threshold
+from interventions.sae.threshold import agreement, calibrated_threshold, require_topk
 from interventions.spec import DEFAULT_NORM_GUARD, SAERef
 
 
@@ -22,27 +22,32 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit status after printing the threshold and how well it stands for the gate.
 
     Raises:
-        interventions.errors.SteeringError: the SAE or the model cannot be read, or the SAE has
-            another gate.
+        interventions.errors.SteeringError: the SAE, the model or the text cannot be read, or the
+            SAE has another gate.
     """
     parser = argparse.ArgumentParser(
         prog="sae-steered threshold",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--sae", metavar="PATH", help="folder or file of the SAE")
-    parser.add_argument("--release", help="SAELens release, or a repo on the hub; with --id")
-    parser.add_argument("--id", help="of the SAE in a release, or folder in a path or repo")
-    parser.add_argument("--pretrained", default="default", help="the model (default: %(default)s)")
-    parser.add_argument("--text", metavar="FILE", nargs="+", required=True, help="UTF-8 text files")
-    parser.add_argument("--context", type=int, default=256, help="tokens a row (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=20_000, help="most of them (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add = parser.add_argument
+    add("--sae", metavar="PATH", help="folder or file of the SAE")
+    add("--release", help="SAELens release, or a repo on the hub; with --id")
+    add("--id", help="of the SAE in a release, or folder in a path or repo")
+    add("--pretrained", default="default", help="the model (default: %(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add("--dtype", default="auto", help="of the model (default: as it is stored)")
+    add("--text", metavar="FILE", nargs="+", required=True, help="UTF-8 text files")
+    add("--context", type=count, default=256, metavar="N", help="tokens a row (%(default)s)")
+    add("--tokens", type=count, default=20_000, metavar="N", help="most of them (%(default)s)")
+    add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     if (args.sae is None) == (args.release is None):
         parser.error("give either --sae or --release")
+    if args.release is not None and args.id is None:
+        raise SpecError(f"--release {args.release} needs --id")
     ref = SAERef.model_validate({"path": args.sae, "release": args.release, "id": args.id})
-    found = find(ref, args.pretrained, args.text, context=args.context, most=args.tokens)
+    found = find(ref, args)
     if args.json:
         print(json.dumps(found))
     else:
@@ -55,26 +60,26 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def find(
-    ref: SAERef, pretrained: str, files: list[str], *, context: int, most: int
-) -> dict[str, float]:
+def find(ref: SAERef, args: argparse.Namespace) -> dict[str, float]:
     """Return `threshold`, and `l0`, `k`, `precision`, `recall` on `tokens` held-out tokens."""
     import torch
-    import transformers
 
+    from interventions.subject import load_model
     from interventions.train.harvest import residuals
 
     sae = load_sae(ref)
+    require_topk(sae)
     point = sae.resolve_hook_point()
-    path = resolve_pretrained(pretrained).path
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    model = transformers.AutoModelForCausalLM.from_pretrained(path)
-    sae.check_width(model.config.get_text_config().hidden_size, pretrained)
-    texts = [Path(file).read_text(encoding="utf-8") for file in files]
-    ids = [token for text in texts for token in tokenizer(text).input_ids][:most]
-    if len(ids) < 4 * context:
-        raise SAEError(f"{len(ids)} tokens are too few for rows of {context}; give {4 * context}")
-    rows = list(torch.tensor(ids).split(context))
+    texts = [_read(Path(file)) for file in args.text]
+    model, tokenizer, label = load_model(args.pretrained, device=args.device, dtype=args.dtype)
+    sae.check_width(model.config.get_text_config().hidden_size, label)
+    sae = sae.to(model.device)
+    ids = [token for text in texts for token in tokenizer(text, verbose=False).input_ids]
+    if len(ids := ids[: args.tokens]) < 4 * args.context:
+        raise SAEError(
+            f"{len(ids)} tokens are too few for rows of {args.context}; give {4 * args.context}"
+        )
+    rows = list(torch.tensor(ids).split(args.context))
     halves = []
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         resid = residuals(model, point, part, 4096).float()
@@ -86,6 +91,13 @@ def find(
         "tokens": len(halves[1]),
         **agreement(sae, threshold, halves[1]),
     }
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"{path} cannot be read: {error}; give UTF-8 text") from error
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ def with_threshold(sae: SAE, threshold: float) -> SAE:
     Raises:
         SAEError: another architecture.
     """
-    _require_topk(sae)
+    require_topk(sae)
     digest = hashlib.sha256(f"{sae.content_hash} threshold {threshold!r}".encode())
     return dataclasses.replace(
         sae,
         architecture="jumprelu",
         k=None,
-        threshold=torch.full((sae.d_sae,), float(threshold)),
+        threshold=torch.full((sae.d_sae,), float(threshold), device=sae.W_dec.device),
         content_hash=digest.hexdigest(),
     )
 
@@ -45,12 +45,12 @@ def calibrated_threshold(sae: SAE, resid: Tensor) -> float:
 
     Args:
         sae: of architecture `topk`.
-        resid: `(tokens, d_model)` residual stream, without attention sinks.
+        resid: `(tokens, d_model)` residual stream, without attention sinks, on any device.
 
     Raises:
         SAEError: another architecture, or no token.
     """
-    _require_topk(sae)
+    require_topk(sae)
     if not len(resid):
         raise SAEError("no token to calibrate a threshold on; give a longer text")
     assert sae.k is not None
@@ -59,10 +59,10 @@ def calibrated_threshold(sae: SAE, resid: Tensor) -> float:
     keep = min(16 * sae.k, sae.d_sae)  # no token needs more of them
     tops = []
     for part in resid.split(_CHUNK):
-        z = normalise(part, sae.norm).z
+        z = normalise(part.to(sae.W_dec.device), sae.norm).z
         if sae.apply_b_dec_to_input:
             z = z - sae.b_dec
-        tops.append((z @ sae.W_enc + sae.b_enc).topk(keep, dim=-1).values)
+        tops.append((z @ sae.W_enc + sae.b_enc).topk(keep, dim=-1).values.cpu())
     values = torch.cat(tops).reshape(-1).sort(descending=True).values
     return float(values[min(len(resid) * sae.k, len(values) - 1)].clamp(min=0.0))
 
@@ -73,7 +73,7 @@ def agreement(sae: SAE, threshold: float, resid: Tensor) -> dict[str, float]:
     Args:
         sae: of architecture `topk`.
         threshold: in SAE units.
-        resid: `(tokens, d_model)`, not the tokens it was calibrated on.
+        resid: `(tokens, d_model)`, not the tokens it was calibrated on; on any device.
 
     Returns:
         `l0`: mean active features with the threshold; `k`: with the gate, at most; `precision`:
@@ -82,6 +82,7 @@ def agreement(sae: SAE, threshold: float, resid: Tensor) -> dict[str, float]:
     other = with_threshold(sae, threshold)
     both = ours = theirs = 0
     for part in resid.split(_CHUNK):
+        part = part.to(sae.W_dec.device)
         kept, active = sae.encode(part) != 0, other.encode(part) != 0
         both += int((kept & active).sum())
         ours, theirs = ours + int(active.sum()), theirs + int(kept.sum())
@@ -93,7 +94,12 @@ def agreement(sae: SAE, threshold: float, resid: Tensor) -> dict[str, float]:
     }
 
 
-def _require_topk(sae: SAE) -> None:
+def require_topk(sae: SAE) -> None:
+    """Return nothing if the SAE has a TopK gate.
+
+    Raises:
+        SAEError: another architecture.
+    """
     if sae.architecture != "topk":
         raise SAEError(
             f"{sae.source} is a {sae.architecture} SAE; `threshold` goes with topk SAEs, remove it"

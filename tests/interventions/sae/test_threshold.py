@@ -8,7 +8,7 @@ from harness_ext.cli import main
 from interventions.errors import SAEError
 from interventions.plan import ModelFacts, make_plan
 from interventions.sae.io import load_sae
-from interventions.sae.threshold import agreement, calibrated_threshold
+from interventions.sae.threshold import agreement, calibrated_threshold, with_threshold
 from interventions.spec import SAERef, parse_spec
 from tests.interventions.sae.conftest import D_MODEL
 
@@ -59,6 +59,43 @@ def test_the_threshold_is_part_of_the_fingerprint(topk):
 def test_other_gates_have_no_use_for_it(write_sae):
     with pytest.raises(SAEError, match=r"is a jumprelu SAE; `threshold` goes with topk"):
         load_sae(SAERef(path=str(write_sae()), threshold=1.0))
+
+
+def test_the_residual_goes_where_the_sae_is(topk, resid):
+    # No second device is needed to see that nothing is left behind: the last step, which reads a
+    # number, is the only one that fails on `meta`.
+    sae = load_sae(SAERef(path=str(topk))).to("meta")
+    assert with_threshold(sae, 1.5).threshold.device.type == "meta"
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+        calibrated_threshold(sae, resid)
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+        agreement(sae, 1.5, resid)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--text", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["--device", "cuda:9"], "device 'cuda:9' is not there"),
+        (["--pretrained", "/no/model"], "cannot load the model '/no/model'"),
+    ],
+)
+def test_what_the_command_cannot_read_is_one_line(topk, tmp_path, capsys, more, message):
+    (tmp_path / "a.txt").write_text("some text")
+    text = [] if "--text" in more else ["--text", str(tmp_path / "a.txt")]
+    assert main(["threshold", "--sae", str(topk), *text, *more]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert message in error
+
+
+def test_an_sae_of_another_kind_is_refused_before_the_model_is_loaded(write_sae, tmp_path, capsys):
+    text = tmp_path / "a.txt"
+    text.write_text("some text")
+    command = ["threshold", "--text", str(text), "--pretrained", "/no/model", "--sae"]
+    assert main([*command, str(write_sae())]) == 2
+    assert "is a jumprelu SAE; `threshold` goes with topk" in capsys.readouterr().err
+    assert main([*command[:-1], "--release", "gemma-scope-2b-pt-res"]) == 2
+    assert "--release gemma-scope-2b-pt-res needs --id" in capsys.readouterr().err
 
 
 @pytest.mark.real
