@@ -8,7 +8,7 @@ leave open, and the neighbouring hook points, are tried on a sample of text and 
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -122,8 +122,10 @@ def fit_of(sae: SAE, resid: Float[Tensor, "tokens d_model"], label: str) -> Fit:
     )
 
 
-def conventions(sae: SAE, mean_norm: float) -> list[tuple[str, SAE]]:
-    """Return the ways in which files like these may be meant, other than as they were loaded.
+def conventions(sae: SAE, mean_norm: float) -> Iterator[tuple[str, SAE]]:
+    """Yield the ways in which files like these may be meant, other than as they were loaded.
+
+    One at a time: eleven copies of a large SAE do not fit beside its model.
 
     Args:
         sae: as loaded, everything folded.
@@ -148,28 +150,20 @@ def conventions(sae: SAE, mean_norm: float) -> list[tuple[str, SAE]]:
     if float(sae.b_dec.norm()) > 1e-3 * mean_norm and sae.architecture != "matching_pursuit":
         other = "b_dec not subtracted" if sae.apply_b_dec_to_input else "b_dec subtracted"
         biases.append((f"{other} from the input", not sae.apply_b_dec_to_input))
-    found = []
     for scale_label, factor in scales:
+        scaled = sae if factor == 1.0 else _scaled(sae, factor)
         for gate_label, threshold in gates:
             for bias_label, subtract in biases:
-                label = ", ".join(filter(None, (scale_label, gate_label, bias_label)))
-                if not label:
-                    continue
-                assert sae.W_enc is not None
-                found.append(
-                    (
-                        label,
-                        dataclasses.replace(
-                            sae,
-                            W_enc=sae.W_enc * factor,
-                            W_dec=sae.W_dec / factor,
-                            b_dec=sae.b_dec / factor,
-                            threshold=threshold,
-                            apply_b_dec_to_input=subtract,
-                        ),
-                    )
-                )
-    return found
+                if label := ", ".join(filter(None, (scale_label, gate_label, bias_label))):
+                    other = {"threshold": threshold, "apply_b_dec_to_input": subtract}
+                    yield label, dataclasses.replace(scaled, **other)
+
+
+def _scaled(sae: SAE, factor: float) -> SAE:
+    assert sae.W_enc is not None
+    return dataclasses.replace(
+        sae, W_enc=sae.W_enc * factor, W_dec=sae.W_dec / factor, b_dec=sae.b_dec / factor
+    )
 
 
 def better(other: Fit, than: Fit) -> bool:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from safetensors.torch import save_file
 from harness_ext import cli
 from interventions.default_model import default_sae_path
 from interventions.errors import FeatureError
-from interventions.features.doctor import Fit, better, check_at_load, diagnose
+from interventions.features.doctor import Fit, better, check_at_load, conventions, diagnose
 from interventions.residuals import read_residuals
+from interventions.sae.io import load_sae
+from interventions.spec import SAERef
 from interventions.subject import load_model, load_subject
 from interventions.train.config import TrainerConfig
 from interventions.train.export import calibrated, fold
@@ -198,6 +201,21 @@ def test_a_median_of_another_stream_and_an_sae_of_noise_are_named(model, resid, 
     noise = look(model, str(save_sae(tmp_path / "noise").path))
     assert any("does not reconstruct" in text for text in problems(noise))
     assert any("hardly sparse" in text for text in problems(noise))
+
+
+def test_conventions_are_made_one_at_a_time(model, resid, trained, tmp_path):
+    weights = planted(trained, lengths=True, scale=2.0)
+    norm = {"normalize_activations": "expected_average_only_in"}
+    ref = SAERef(path=save_planted(tmp_path / "sae", weights, **norm), scale=2.0)
+    sae = load_sae(ref)
+    made, most, labels = [], 0, []
+    for label, other in conventions(sae, 1.0):
+        labels.append(label)
+        if other.W_enc is not sae.W_enc:
+            made.append(weakref.ref(other.W_enc))
+        most = max(most, len({id(w()) for w in made if w() is not None}))
+    assert len(labels) == 11
+    assert most == 1
 
 
 def test_a_better_fit_is_not_bought_with_features():
