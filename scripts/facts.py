@@ -13,7 +13,7 @@ density below 5 %. A command that was killed goes on where it had been when it i
 
     sae-steered facts --model deepseek-ai/DeepSeek-R1-Distill-Llama-8B \
         --sae-release llama_scope_r1_distill --sae-id l18r_400m_slimpajama_400m_openr1_math \
-        --text hub:open-thoughts/OpenThoughts-114k --column deepseek_reasoning \
+        --text hub:open-thoughts/OpenThoughts-114k:metadata --column deepseek_reasoning \
         --tokens 4000000 --context 1024 --out runs/r1_facts
 """
 
@@ -32,6 +32,7 @@ from harness_ext.feature_arguments import (
     text_of,
 )
 from interventions.errors import SpecError
+from interventions.features.scored import Scored, read_scored
 
 _DENSE = 0.05
 
@@ -48,7 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SpecError(
             "--features and --scores choose what --causal and --inject measure; add one"
         )
-    subject, text = subject_of(arguments), text_of(arguments)
+    text, named = text_of(arguments), _named(arguments)
+    subject = subject_of(arguments)
+    if isinstance(named, list):
+        subject.sae.check_features(named)
+    elif named is not None and named.subject["sae_hash"] != subject.sae.content_hash:
+        raise SpecError(
+            f"{arguments.scores} ranks features of {named.subject['sae_label']}, not of"
+            f" {subject.sae_ref.label}; give a ranking of the same SAE"
+        )
 
     from interventions.features.causal import CausalSettings, measure_effects
     from interventions.features.facts import collect
@@ -72,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "mean_l0": sum(store.column("density")),
     }
     if wants_shortlist:
-        chosen = _shortlist(arguments, store)
+        chosen = _shortlist(arguments, named, store)
         if arguments.causal:
             how = CausalSettings(
                 contexts=arguments.passages, strength=arguments.strength, seed=arguments.seed
@@ -134,30 +143,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shortlist(arguments: argparse.Namespace, store: Any) -> list[int]:
+def _named(arguments: argparse.Namespace) -> list[int] | Scored | None:
+    """Return what --features or --scores name, read before the long pass."""
     if arguments.features and arguments.scores:
         raise SpecError("give --features or --scores, not both")
-    if arguments.features:
-        try:
-            chosen = [int(part) for part in arguments.features.split(",")]
-        except ValueError:
-            raise SpecError(
-                f"--features '{arguments.features}' is no list of numbers such as 12,345"
-            ) from None
-        for feature in chosen:
-            store.feature(feature)
-        return chosen
-    density = store.column("density")
     if arguments.scores:
-        from interventions.features.scored import read_scored
+        return read_scored(arguments.scores)
+    if not arguments.features:
+        return None
+    try:
+        return [int(part) for part in arguments.features.split(",")]
+    except ValueError:
+        raise SpecError(
+            f"--features '{arguments.features}' is no list of numbers such as 12,345"
+        ) from None
 
-        ranked = read_scored(arguments.scores)
-        if ranked.subject["sae_hash"] != store.subject["sae_hash"]:
-            raise SpecError(
-                f"{arguments.scores} ranks features of {ranked.subject['sae_label']}, the facts are"
-                f" of {store.subject['sae_label']}; give a ranking of the same SAE"
-            )
-        features = [int(row["feature"]) for row in ranked.features]
+
+def _shortlist(
+    arguments: argparse.Namespace, named: list[int] | Scored | None, store: Any
+) -> list[int]:
+    if isinstance(named, list):
+        return named
+    density = store.column("density")
+    if named is not None:
+        features = [int(row["feature"]) for row in named.features]
         chosen = [feature for feature in features if density[feature] > 0][: arguments.top]
     else:
         some = [f for f, share in enumerate(density) if 0 < share < _DENSE]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness_ext.feature_arguments import add_ranking, count, finite, write_ranking
+from harness_ext.feature_arguments import add_ranking, count, finite, ways_on, write_ranking
 from interventions.features.facts_store import FactStore
 from interventions.features.find import (
     SORTS,
@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps({**whole, "features": whole["features"][: arguments.top]}))
     else:
         _print(scored, store, arguments.top)
-        if command:
-            print(f"steer with it:\n  {command}")
+        for line in ways_on(arguments, command):
+            print(line)
     return 0
 
 
@@ -164,6 +164,8 @@ def _print(scored: Scored, store: FactStore, top: int) -> None:
         ]
         table.add_row(*cells)
     Console().print(table)
+    for note in scored.notes:
+        print(f"note: {note}")
     removed: dict[str, Any] = scored.facts["removed"]
     print("removed: " + ", ".join(f"{n} by `{label}`" for label, n in removed.items()))
 

@@ -78,7 +78,7 @@ def choose(
         for s, path in zip(known, scores, strict=True)
     ]
     if features is not None:
-        chosen = _listed(features)
+        chosen = _listed(features, store)
     elif known:
         chosen = list(dict.fromkeys(feature for score in known for feature in score.values))
     else:
@@ -89,16 +89,10 @@ def choose(
             f"no feature is left to show: of {store.d_sae} in {store.folder} none fired, or the"
             f" scores list none"
         )
-    outside = [feature for feature in chosen if not 0 <= feature < store.d_sae]
-    if outside:
-        raise FeatureError(
-            f"feature {outside[0]} is outside 0..{store.d_sae - 1} of {store.folder}; name features"
-            f" of this SAE"
-        )
     return Choice(chosen, known, {**_named(store), **({} if labels is None else _labels(labels))})
 
 
-def _listed(text: str) -> list[int]:
+def _listed(text: str, store: FactStore) -> list[int]:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = (piece.strip() for piece in part.partition("-"))
@@ -106,7 +100,12 @@ def _listed(text: str) -> list[int]:
             raise FeatureError(f"'{part.strip()}' is no feature; --features takes 12,345,100-120")
         if dash and int(last) < int(first):
             raise FeatureError(f"'{part.strip()}' counts down; write {last}-{first}")
-        found += range(int(first), int(last if dash else first) + 1)
+        if int(last or first) >= store.d_sae:
+            raise FeatureError(
+                f"feature {last or first} is outside 0..{store.d_sae - 1} of {store.folder}; name"
+                f" features of this SAE"
+            )
+        found += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(found))
 
 

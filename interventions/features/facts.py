@@ -22,6 +22,7 @@ from interventions.plan import same_model
 from interventions.residuals import read_residuals
 from interventions.subject import Subject
 from interventions.text.config import TextConfig
+from interventions.text.records import sizes
 from interventions.text.rows import rows
 from interventions.train.progress import Progress
 
@@ -41,7 +42,8 @@ def collect(
 ) -> FactStore:
     """Return the facts in `out`, after gathering them if they are not there yet.
 
-    A pass that was stopped goes on at the row where it was last saved, with the same result.
+    A pass that was stopped goes on at the row where it was last saved, with the same result. Files
+    of the text that have changed are known by their sizes.
     Tokens above the guard and special tokens do not count.
 
     Args:
@@ -63,16 +65,17 @@ def collect(
             "check_model": same_model(subject.sae.model_name, subject.label),
         },
         "text": text.model_dump(mode="json"),
+        "text files": [sizes(source) for source in text.sources],
         "settings": dataclasses.asdict(settings),
     }
     key = digest({**about, "weights": weights_digest(subject.model), "version": VERSION})
     if (out / INFO).is_file():
         store = FactStore.open(out)
         if store.info["key"] != key:
-            changed = [name for name in about if store.info[name] != about[name]]
+            changed = [name for name in about if store.info.get(name) != about[name]]
             raise FeatureError(
-                f"{out} holds facts of another {' and '.join(changed) or 'model'}; name another"
-                f" --out, or remove it"
+                f"{out} holds facts of other {' and '.join(changed) or 'weights of the model'};"
+                f" name another --out, or remove it"
             )
         return store
     checkpoint = Checkpoint(out / PARTIAL, key, every=save_every)

@@ -41,6 +41,10 @@ class TokenQuery:
             or any(pattern.search(text) for pattern in self.patterns)
         }
 
+    def unknown(self, vocabulary: Sequence[str]) -> list[str]:
+        """Return the words that no token equals, as a model that splits them has none."""
+        return sorted(self.words - {text.strip().lower() for text in vocabulary})
+
 
 def parse_tokens(texts: Sequence[str]) -> TokenQuery:
     """Return the query of words, `/regular expressions/` and `@files` of them, one a line.
@@ -119,19 +123,22 @@ class Found:
         features: rows with `feature`, `score`, `max_act`, `mean_act`, `density`, `count`, and
             the tokens that matched, a column a condition.
         removed: condition to how many features of those left before it failed it.
+        notes: what a reader must know, one sentence each.
     """
 
     features: list[dict[str, Any]]
     removed: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def find(store: FactStore, query: Query) -> Found:
     """Return the features that pass every condition.
 
     Raises:
-        FeatureError: none passes (the message says which condition removed how many), or the
-            store lacks what a condition needs.
+        FeatureError: none passes (the message says which condition removed how many), the store
+            lacks what a condition needs, or no token is meant by one.
     """
+    notes = _unknown_words(store, query)
     numbers = {name: store.column(name) for name in ("max_act", "mean_act", "density", "count")}
     rows = [
         {"feature": f, "score": None, **{name: column[f] for name, column in numbers.items()}}
@@ -175,7 +182,7 @@ def find(store: FactStore, query: Query) -> Found:
     if not rows:
         lost = "; ".join(f"`{label}` removed {n}" for label, n in removed.items() if n)
         raise FeatureError(f"no feature of {store.d_sae} passes: {lost}; loosen a condition")
-    return Found(_sorted(rows, query), removed)
+    return Found(_sorted(rows, query), removed, notes)
 
 
 def read_rankings(store: FactStore, files: Sequence[Path]) -> dict[str, dict[int, float]]:
@@ -213,9 +220,29 @@ def ranking(store: FactStore, found: Found, settings: Mapping[str, Any]) -> Scor
         store.info["text"],
         dict(settings),
         found.features,
-        (),
+        found.notes,
         {"facts": str(store.folder), "removed": found.removed},
     )
+
+
+def _unknown_words(store: FactStore, query: Query) -> tuple[str, ...]:
+    """Return a note on words that are no token, and so can never be found."""
+    unknown: set[str] = set()
+    for name in ("promotes", "suppresses", "makes", "activates_on", "mostly_on"):
+        wanted: TokenQuery | None = getattr(query, name)
+        if wanted is None:
+            continue
+        split = wanted.unknown(store.vocabulary)
+        if not wanted.ids(store.vocabulary):
+            raise FeatureError(
+                f"`{name.replace('_', ' ')}` means no token of this model: "
+                + (f"it has no single one for {', '.join(split)}" if split else "none matches")
+                + "; name the first piece of the word, or give another /regular expression/"
+            )
+        unknown.update(split)
+    if not unknown:
+        return ()
+    return (f"no single token of this model, so not looked for: {', '.join(sorted(unknown))}",)
 
 
 def _token_conditions(

@@ -112,7 +112,8 @@ def logit_lens(model: "PreTrainedModel", vocab: int, without: tuple[int, ...] = 
             f" the logit lens off"
         )
     gain, centring = _gain(norm, d_model, weight.device)
-    readout = weight.detach()[:vocab].float() * gain
+    # In place, but in a copy: for a large vocabulary each takes gigabytes.
+    readout = weight.detach()[:vocab].to(torch.float32, copy=True).mul_(gain)
     if centring:
         # The mean of a direction counts for nothing where the norm subtracts it.
         readout -= readout.mean(1, keepdim=True)

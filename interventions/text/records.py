@@ -29,6 +29,26 @@ def records(source: TextSource) -> Iterator[Mapping[str, Any]]:
         yield record
 
 
+def sizes(source: TextSource) -> list[int]:
+    """Return the bytes of each local file of a source, in order; a folder counts as one.
+
+    Raises:
+        TextError: there is no such file.
+    """
+    found = []
+    for path in map(Path, _names(source) if source.path else []):
+        parts = [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
+        found.append(sum(part.stat().st_size for part in parts))
+    return found
+
+
+def _names(source: TextSource) -> list[str]:
+    names = sorted(glob.glob(str(Path(str(source.path)).expanduser()), recursive=True))
+    if not names:
+        raise TextError(f"no file '{source.path}'; give a file, a folder or a pattern")
+    return names
+
+
 def _docs(source: TextSource) -> Iterator[Mapping[str, Any]]:
     from interventions.train.docs_text import find_package, module_documents
 
@@ -59,11 +79,7 @@ def _hub(source: TextSource) -> Iterator[Mapping[str, Any]]:
 
 
 def _files(source: TextSource) -> Iterator[Mapping[str, Any]]:
-    pattern = str(Path(str(source.path)).expanduser())
-    names = sorted(glob.glob(pattern, recursive=True))
-    if not names:
-        raise TextError(f"no file '{source.path}'; give a file, a folder or a pattern")
-    for name in names:
+    for name in _names(source):
         path = Path(name)
         try:
             yield from _file(path)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from harness_ext.cli import main
+from interventions.features.scored import Scored, write_scored
 from tests.interventions.features.facts_cases import make_text
 from tests.tiny_models import save_model, save_sae
 
@@ -60,7 +61,7 @@ def test_facts_then_find_then_a_spec(base, capsys):
         (["--causal", "--features", "99"], "feature 99 is outside 0..47"),
         (["--causal", "--features", "3", "--scores", "x.json"], "not both"),
         (["--causal", "--scores", "x.json"], "x.json cannot be read"),
-        (["--window", "3"], "holds facts of another settings"),
+        (["--window", "3"], "holds facts of other settings"),
     ],
 )
 def test_facts_refuses_what_it_cannot_do(base, capsys, more, message):
@@ -69,6 +70,33 @@ def test_facts_refuses_what_it_cannot_do(base, capsys, more, message):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("sae-steered facts: error: ")
     assert message in error
+
+
+@pytest.mark.parametrize("wrong", [["--features", "99"], ["--features", "x"], ["--scores", "x"]])
+def test_a_wrong_shortlist_is_refused_before_the_text_is_read(base, wrong):
+    assert facts(base, "never", "--causal", *wrong) == 2
+    assert not (base / "never").exists()
+
+
+def test_a_ranking_of_another_sae_is_refused_before_the_text_is_read(base, capsys):
+    rows = [{"feature": 1, "score": 1.0}]
+    subject = {"sae_hash": "00", "sae_label": "another"}
+    write_scored(base / "other.json", Scored("find", subject, None, {}, rows))
+    assert facts(base, "never", "--causal", "--scores", f"{base}/other.json") == 2
+    assert "ranks features of another, not of" in capsys.readouterr().err
+    assert not (base / "never").exists()
+
+
+def test_find_names_words_that_are_no_token(base, capsys):
+    assert facts(base, "h") == 0
+    assert main(["find", f"{base}/h", "--activates-on", "t", "Zebra"]) == 0
+    assert "note: no single token of this model, so not looked for: zebra" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main(["find", f"{base}/h", "--activates-on", "zebra"]) == 2
+    assert "`activates on` means no token of this model: it has no" in capsys.readouterr().err
+    assert main(["find", f"{base}/h", "--promotes", "/zebra/"]) == 2
+    assert "means no token of this model: none matches" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

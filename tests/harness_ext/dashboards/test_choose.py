@@ -73,6 +73,7 @@ def test_the_default_sae_brings_its_names_and_an_older_one_does_not(tmp_path: Pa
     ("settings", "message"),
     [
         ({"features": "7,12"}, "feature 12 is outside 0..11"),
+        ({"features": "0-99999999999"}, "feature 99999999999 is outside 0..11"),
         ({"features": "seven"}, "'seven' is no feature"),
         ({"features": "-3"}, "'-3' is no feature"),
         ({"features": "8-5"}, "write 5-8"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -216,8 +217,17 @@ def test_the_text_is_read_once(store, subject, text, tmp_path, monkeypatch):
 
 def test_a_folder_of_other_facts_is_refused(store, subject, text):
     other = text.model_copy(update={"tokens": 600})
-    with pytest.raises(FeatureError, match="holds facts of another text; name another --out"):
+    with pytest.raises(FeatureError, match="holds facts of other text; name another --out"):
         collect(subject, other, store.folder, SETTINGS)
+
+
+def test_facts_of_a_file_that_has_changed_since_are_refused(subject, tmp_path):
+    text = make_text(tmp_path)
+    collect(subject, text, tmp_path / "facts", SETTINGS)
+    path = Path(str(text.sources[0].path))
+    path.write_text(path.read_text() + "\n" + path.read_text().splitlines()[0])
+    with pytest.raises(FeatureError, match="holds facts of other text files; name another --out"):
+        collect(subject, text, tmp_path / "facts", SETTINGS)
 
 
 def test_an_sae_that_never_fires_is_refused(text, tmp_path):
