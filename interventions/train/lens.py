@@ -174,10 +174,10 @@ class LensTrainer:
 
     def batches(self) -> Iterator[Tensor]:
         """Yield batches from the current position on, fp32, not scaled."""
-        for batch, after in self.source.batches(self.position):
-            if self.step >= self.steps:
-                return
-            self._after = after
+        batches = self.source.batches(self.position)
+        # No batch is asked for that is not trained on: it may cost a buffer of forward passes.
+        while self.step < self.steps:
+            batch, self._after = next(batches)
             yield batch.to(self.sae.device).float()
 
     def train_step(self, x: Tensor) -> None:

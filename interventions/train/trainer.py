@@ -168,10 +168,10 @@ class Trainer:
     def batches(self) -> Iterator[Tensor]:
         """Yield scaled batches from the current position on, fp32, on the weights' device."""
         device = self.weights.b_dec.device
-        for batch, after in self.source.batches(self.position):
-            if self.step >= self.steps:
-                return
-            self._after = after
+        batches = self.source.batches(self.position)
+        # No batch is asked for that is not trained on: it may cost a buffer of forward passes.
+        while self.step < self.steps:
+            batch, self._after = next(batches)
             yield batch.to(device).float() * self.weights.scale
 
     def learning_rate(self) -> float:

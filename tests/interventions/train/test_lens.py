@@ -1,5 +1,6 @@
 """SAELens's trainer with the additions; what it saves, in SAELens and in our loader."""
 
+import itertools
 import json
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from interventions.train.config import TrainerConfig, load_config
 from interventions.train.files import StepFolder
 from interventions.train.lens_export import calibrate_saved
 from interventions.train.run import load_trained
+from interventions.train.source import Stored
 from interventions.train.world import World
 
 pytestmark = pytest.mark.slow
@@ -226,3 +228,16 @@ def test_the_papers_config_gives_the_fields_of_the_published_one():
         "feature_sampling_window": 1000,
     }
     assert {name: getattr(trainer, name) for name in wanted} == wanted
+
+
+def test_no_batch_is_asked_for_after_the_last_step():
+    class Ending(Stored):
+        def batches(self, position):
+            yield from itertools.islice(super().batches(position), 3)
+            raise TrainingError("the text ended")
+
+    config = settings("topk", tokens_seen=3 * 256)
+    trainer = lens.LensTrainer(Ending(activations(1000), 256, 0), config, seed=0)
+    for batch in trainer.batches():
+        trainer.train_step(batch)
+    assert trainer.step == 3

@@ -7,8 +7,10 @@ import torch
 
 from interventions.errors import FeatureError, TrainingError
 from interventions.hook_points import HookPoint
+from interventions.train.config import TrainerConfig
 from interventions.train.harvest import residuals
 from interventions.train.source import START, Stored, Streamed
+from interventions.train.trainer import Trainer
 from interventions.train.world import ALONE, World
 
 
@@ -65,6 +67,15 @@ def test_it_goes_on_from_any_position_with_the_same_batches(tiny_model, rows):
         for (mine, after), (expected, place) in zip(rest, whole[stop + 1 :], strict=True):
             assert torch.equal(mine, expected)
             assert after == place
+
+
+def test_a_text_of_just_the_tokens_that_are_trained_on_is_enough(tiny_model, rows):
+    count = len(collect(streamed(tiny_model, rows)))
+    config = TrainerConfig(d_sae=48, k=4, tokens_seen=16 * count, batch_size=16, aux_rows=8)
+    trainer = Trainer(streamed(tiny_model, rows), config, seed=0)
+    for batch in trainer.batches():
+        trainer.train_step(batch)
+    assert trainer.step == count
 
 
 def test_sinks_and_excluded_tokens_are_left_out(tiny_model, rows):
