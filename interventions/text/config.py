@@ -61,6 +61,19 @@ class TextSource(_Strict):
             )
         if self.docs and any(form is not None for form in forms):
             raise ValueError("`docs` has no columns")
+        if self.template is not None:
+            try:
+                named = [name for _, name, _, _ in Formatter().parse(self.template)]
+            except ValueError as error:
+                raise ValueError(
+                    f"`template` {self.template!r}: {error}; write {{{{ and }}}} for braces of the"
+                    f" text"
+                ) from None
+            if not all(name is None or name.isidentifier() for name in named):
+                raise ValueError(
+                    f"`template` {self.template!r} names a column that is no plain name; write"
+                    f" {{column}}"
+                )
         return self
 
     @property

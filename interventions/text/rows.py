@@ -1,7 +1,8 @@
 """Documents and rows of tokens, in an order that depends on the configuration alone."""
 
+import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,17 +50,24 @@ class Row:
     document: Tensor
 
 
-def documents(config: TextConfig, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Document]:
+def documents(
+    config: TextConfig, tokenizer: "PreTrainedTokenizerBase", once: Set[bytes] = frozenset()
+) -> Iterator[Document]:
     """Yield documents, sources mixed so that their shares of tokens keep to the weights.
 
     The next document comes from the source that is furthest behind its share. A source that has
     ended is left out from then on.
 
+    Args:
+        config: sources.
+        tokenizer: of the model.
+        once: `fingerprint` of documents that later epochs leave out; may grow meanwhile.
+
     Raises:
         TextError: a source cannot be read, or gives no token.
     """
     streams: dict[int, Iterator[Document]] = {
-        number: _source_documents(config, number, tokenizer)
+        number: _source_documents(config, number, tokenizer, once)
         for number in range(len(config.sources))
     }
     spent = dict.fromkeys(streams, 0.0)
@@ -78,16 +86,23 @@ def documents(config: TextConfig, tokenizer: "PreTrainedTokenizerBase") -> Itera
         yield document
 
 
-def rows(config: TextConfig, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Row]:
+def rows(
+    config: TextConfig, tokenizer: "PreTrainedTokenizerBase", *, once: int = 0
+) -> Iterator[Row]:
     """Yield rows until there are `config.tokens` tokens, or no more text.
 
     Two calls give the same rows, so that a reader that was stopped skips what it has had.
+
+    Args:
+        config: sources and sizes.
+        tokenizer: of the model.
+        once: tokens at the beginning whose documents come in the first epoch alone.
 
     Raises:
         TextError: a source cannot be read, or there is not one row in all of them.
     """
     total = count = 0
-    for row in _rows(config, tokenizer):
+    for row in _rows(config, tokenizer, once):
         ids, document = row.ids, row.document
         if config.tokens is not None:
             left = config.tokens - total
@@ -103,18 +118,22 @@ def rows(config: TextConfig, tokenizer: "PreTrainedTokenizerBase") -> Iterator[R
         )
 
 
-def _rows(config: TextConfig, tokenizer: "PreTrainedTokenizerBase") -> Iterator[Row]:
+def _rows(config: TextConfig, tokenizer: "PreTrainedTokenizerBase", once: int) -> Iterator[Row]:
     bos = _special(tokenizer, "bos") if config.bos else []
     width = config.context - len(bos)
     front = torch.tensor(bos, dtype=torch.long)
     nobody = torch.full_like(front, -1)
     waiting: list[tuple[Tensor, Tensor]] = []
-    length = 0
-    for number, document in enumerate(documents(config, tokenizer)):
+    length = given = 0
+    early: set[bytes] = set()
+    for number, document in enumerate(documents(config, tokenizer, early)):
+        if given < once:
+            early.add(fingerprint(document.ids))
         owner = torch.full_like(document.ids, number)
         if config.pack == "document":
             for part, whose in zip(document.ids.split(width), owner.split(width), strict=True):
                 if len(part) >= MIN_ROW:
+                    given += len(front) + len(part)
                     yield Row(torch.cat([front, part]), torch.cat([nobody, whose]))
             continue
         waiting.append((document.ids, owner))
@@ -124,12 +143,18 @@ def _rows(config: TextConfig, tokenizer: "PreTrainedTokenizerBase") -> Iterator[
         ids, owners = (torch.cat(parts) for parts in zip(*waiting, strict=True))
         whole = length // width * width
         for part, whose in zip(ids[:whole].split(width), owners[:whole].split(width), strict=True):
+            given += config.context
             yield Row(torch.cat([front, part]), torch.cat([nobody, whose]))
         waiting, length = [(ids[whole:], owners[whole:])], length - whole
 
 
+def fingerprint(ids: Tensor) -> bytes:
+    """Return what two documents share only if they have the same tokens."""
+    return hashlib.sha256(ids.numpy().tobytes()).digest()
+
+
 def _source_documents(
-    config: TextConfig, number: int, tokenizer: "PreTrainedTokenizerBase"
+    config: TextConfig, number: int, tokenizer: "PreTrainedTokenizerBase", once: Set[bytes]
 ) -> Iterator[Document]:
     source = config.sources[number]
     index = 0
@@ -139,9 +164,10 @@ def _source_documents(
             found = _shuffled(found, config.shuffle, f"{config.seed}-{number}-{epoch}")
         for some in _batches(found, _ENCODED_TOGETHER):
             for ids in _encode(config, source, some, tokenizer):
-                if ids:
-                    yield Document(torch.tensor(ids, dtype=torch.long), number, index)
+                document = Document(torch.tensor(ids, dtype=torch.long), number, index)
                 index += 1
+                if ids and not (epoch and fingerprint(document.ids) in once):
+                    yield document
 
 
 def _encode(
@@ -152,7 +178,13 @@ def _encode(
 ) -> list[list[int]]:
     if source.tokens is not None:
         size = len(tokenizer)
-        taken = [[int(i) for i in record[source.tokens]] for record in some]
+        try:
+            taken = [[int(i) for i in record[source.tokens]] for record in some]
+        except (TypeError, ValueError) as error:
+            raise TextError(
+                f"{source.label}: column '{source.tokens}' holds no list of token ids ({error});"
+                f" name another one, or `text`"
+            ) from error
         for ids in taken:
             if ids and not (min(ids) >= 0 and max(ids) < size):
                 raise TextError(
@@ -163,7 +195,10 @@ def _encode(
     if source.messages is not None or source.prompt is not None:
         return [_chat(source, record, tokenizer) for record in some]
     if source.template is not None:
-        texts = [source.template.format(**record) for record in some]
+        try:
+            texts = [source.template.format(**record) for record in some]
+        except (TypeError, ValueError) as error:
+            raise TextError(f"{source.label}: `template` does not fit a record: {error}") from error
     else:
         texts = [record[source.columns[0]] for record in some]
     for text in texts:
@@ -172,7 +207,7 @@ def _encode(
                 f"{source.label}: column '{source.columns[0]}' holds a {type(text).__name__}, not"
                 f" text; name another one"
             )
-    # Special tokens that stand in the text as characters stay what they are: text.
+    # Special tokens that the text spells out become tokens, as templates of chats need.
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     end = _special(tokenizer, "eos") if config.eos else []
     return [[*ids, *end] if ids else [] for ids in encoded]
@@ -186,6 +221,15 @@ def _chat(source: TextSource, record: Any, tokenizer: "PreTrainedTokenizerBase")
         )
     if source.messages is not None:
         messages = record[source.messages]
+        # A chat template makes nothing, or an error of its own, of turns in another form.
+        turns = messages if isinstance(messages, list) else [messages]
+        for turn in turns:
+            if not isinstance(turn, dict) or "role" not in turn:
+                found = ", ".join(map(str, turn)) if isinstance(turn, dict) else type(turn).__name__
+                raise TextError(
+                    f"{source.label}: column '{source.messages}' holds turns of {found}; a"
+                    f" conversation is a list of `role` and `content`"
+                )
     else:
         messages = [
             {"role": "user", "content": record[source.prompt]},

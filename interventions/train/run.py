@@ -126,8 +126,10 @@ class Run:
 
     def text_rows(self) -> Iterator[Tensor]:
         """Yield the token rows of `text`, from the first one on."""
-        if self.config.text is not None:
-            for row in rows(self.config.text, self.tokenizer()):
+        if (text := self.config.text) is not None:
+            # What is held out in the first epoch is not trained on in the next ones.
+            held_out = 2 * (self.config.harvest.holdout_tokens + text.context)
+            for row in rows(text, self.tokenizer(), once=held_out):
                 yield row.ids
 
     def split_text(self) -> tuple[dict[str, list[Tensor]], Iterator[Tensor]]:

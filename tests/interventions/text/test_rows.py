@@ -90,6 +90,22 @@ def test_conversations_go_through_the_template(folder, tokenizer):
     assert found[1] == "[user] what is 1?\n[assistant] it is 1, of course\n"
 
 
+@pytest.mark.parametrize("pack", ["document", "concat"])
+def test_documents_at_the_beginning_can_be_kept_to_the_first_epoch(folder, tokenizer, pack):
+    settings = config(folder, "a.jsonl", epochs=3, pack=pack, eos=True)
+    ids = [d.ids.tolist() for d in documents(settings, tokenizer)][:12]
+    found = [i for row in rows(settings, tokenizer, once=100) for i in row.ids.tolist()]
+    often = [i for row in rows(settings, tokenizer) for i in row.ids.tolist()]
+
+    def times(text, document):
+        return " ".join(map(str, text)).count(" ".join(map(str, document)))
+
+    # Documents of some sixty tokens: the first rows of 100 tokens hold two of them.
+    assert times(found, ids[0]) == times(found, ids[1]) == 1
+    assert times(often, ids[0]) == 3
+    assert times(found, ids[-2]) == times(often, ids[-2]) == 3
+
+
 def test_templates_join_columns_and_braces_in_the_text_survive(tmp_path, tokenizer):
     (tmp_path / "r.jsonl").write_text(json.dumps({"q": "what is {x}?", "r": "it is {{7}}."}))
     settings = config(tmp_path, {"path": str(tmp_path / "r.jsonl"), "template": "{q} {r}"})
@@ -118,6 +134,8 @@ def test_documentation_of_packages_is_text(tokenizer):
         ({"sources": [{"path": "x", "wieght": 2}]}, "sources.0.wieght"),
         ({"sources": [{"path": "x", "weight": 0}]}, "sources.0.weight"),
         ({"sources": [{"path": "x"}], "context": 2}, "context"),
+        ({"sources": [{"path": "x", "template": "{q"}]}, "expected '}' before end of string"),
+        ({"sources": [{"path": "x", "template": "{} {}"}]}, "names a column that is no plain name"),
     ],
 )
 def test_a_bad_configuration_is_one_line(data, message):
@@ -138,6 +156,16 @@ def test_a_bad_configuration_is_one_line(data, message):
         ("a.jsonl", "", {}, "gives no text"),
         ("a.jsonl", '{"text": "hi"}', {}, "no row of at least 8 tokens"),
         ("a.jsonl", '{"ids": [1, 900000]}', {"tokens": "ids"}, "made with another tokenizer"),
+        ("a.jsonl", '{"ids": null}', {"tokens": "ids"}, "column 'ids' holds no list of token ids"),
+        ("a.jsonl", '{"ids": [[1]]}', {"tokens": "ids"}, "column 'ids' holds no list of token ids"),
+        ("a.jsonl", '{"q": "x"}', {"template": "{q:d}"}, "`template` does not fit a record"),
+        (
+            "a.jsonl",
+            '{"c": [{"from": "human", "value": "x"}]}',
+            {"messages": "c"},
+            "turns of from, value; a conversation is a list of `role` and `content`",
+        ),
+        ("a.jsonl", '{"c": "hello"}', {"messages": "c"}, "turns of str; a conversation"),
         ("a.json", '{"text": "x"}', {}, "give a list of objects"),
         ("a.json", "", {}, "is not JSON"),
         ("a.json", '["x"]', {}, "item 1 is a str; give a list of objects"),

@@ -100,6 +100,15 @@ def test_streamed_text_makes_one_too_and_stores_the_held_out_part_only(make, tmp
     assert load_trained(Run(config, tmp_path).result).max_act is not None
 
 
+def test_documents_that_are_held_out_are_not_trained_on_in_later_epochs(make, tmp_path):
+    config = TrainConfig.model_validate(make(text={"epochs": 3}))
+    parts, rest = Run(config, tmp_path).split_text()
+    held = {tuple(row.tolist()) for some in parts.values() for row in some}
+    seen = [tuple(row.tolist()) for row in rest]
+    assert len(seen) > 2 * len(set(seen))
+    assert not held & set(seen)
+
+
 def test_excluded_ids_are_not_trained_on(make, tmp_path):
     config = TrainConfig.model_validate(make(harvest={"exclude": list(range(100)), "guard": None}))
     run(config, tmp_path, until="harvest")
