@@ -117,7 +117,14 @@ class VLLMEngine:
             await self._answer(EngineRequest(ids, {"temperature": 0.0, "max_tokens": 1}, entry))
 
         return self._loop.run(
-            measure_median_norms(generate, self._call, self.tokenizer, self.points, points)
+            measure_median_norms(
+                generate,
+                self._call,
+                self.tokenizer,
+                self.points,
+                points,
+                max_length=self.max_length,
+            )
         )
 
     def close(self) -> None:

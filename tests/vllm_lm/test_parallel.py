@@ -18,12 +18,12 @@ def run(tmp_path_factory, engines):
     """Return a function from vLLM's arguments to what lm-eval's program leaves behind."""
     engines.close()
     folder = tmp_path_factory.mktemp("parallel")
-    more = {**CONFIG["llama"], "max_position_embeddings": 512}
+    more = {**CONFIG["llama"], "max_position_embeddings": 1024}
     model = tiny_models.save_model(folder / "model", "llama", **more)
     sae = tiny_models.save_sae(folder / "sae", layer=LAYER, d_model=D_MODEL)
     arguments = {
         "pretrained": model,
-        "max_model_len": 512,
+        "max_model_len": 1024,
         "sae_path": sae.path,
         "sae_feature_idx": 3,
         "sae_op": "add",

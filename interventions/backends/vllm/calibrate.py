@@ -8,7 +8,7 @@ import torch
 
 from interventions.backends.hf import CALIBRATION_TEXT, median_norm
 from interventions.backends.vllm.compiled import place
-from interventions.errors import ReceiptError
+from interventions.errors import ReceiptError, SpecError
 from interventions.hook_points import HookPoint
 
 Generate = Callable[[list[int], dict[str, Any]], Awaitable[Any]]
@@ -21,6 +21,8 @@ async def measure_median_norms(
     tokenizer: Any,
     points: Sequence[HookPoint],
     wanted: Iterable[HookPoint],
+    *,
+    max_length: int,
 ) -> dict[HookPoint, float]:
     """Return the median residual norm at each hook point over the text that `backend=hf` uses.
 
@@ -34,13 +36,20 @@ async def measure_median_norms(
         tokenizer: of the model.
         points: hook points that the engine declared, in its order.
         wanted: hook points to measure at, declared ones.
+        max_length: tokens that the engine takes, `max_model_len`.
 
     Raises:
+        SpecError: the text is longer. A part of it would give another norm than `backend=hf`.
         ReceiptError: the engine returned another number of norms than the text has tokens.
     """
     wanted = list(wanted)
     tag = f"norms-{uuid.uuid4().hex}"
     ids = list(tokenizer(CALIBRATION_TEXT).input_ids)
+    if len(ids) >= max_length:
+        raise SpecError(
+            f"the norm guard measures {wanted[0]} on a text of {len(ids)} tokens and the engine's"
+            f" max_model_len is {max_length}; raise it, or give `median_norm` in the spec"
+        )
     await generate(ids, {"norms": [str(point) for point in wanted], "tag": tag})
     found: dict[int, list[float]] = {}
     for engine in await call("norms", tag):

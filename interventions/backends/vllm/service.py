@@ -144,7 +144,12 @@ class Service:
             return await adapter.call_workers(self._client, *args)
 
         norms = await measure_median_norms(
-            self._generate, call, admission.tokenizer, admission.points, wanted
+            self._generate,
+            call,
+            admission.tokenizer,
+            admission.points,
+            wanted,
+            max_length=self._client.vllm_config.model_config.max_model_len,
         )
         return {"median_norm": {str(point): norm for point, norm in norms.items()}}
 
