@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness_ext.generation import FinishReason
+from interventions.errors import SpecError
 from interventions.hook_points import HookPoint
 
 
@@ -95,3 +96,25 @@ class Engine(Protocol):
     def close(self) -> None:
         """Stop the engine, if it is ours."""
         ...
+
+
+def whole(name: str, value: Any, least: int | None = 1) -> int:
+    """Return a model's argument as a whole number.
+
+    Args:
+        name: of the argument.
+        value: as it was given; a text on the command line.
+        least: the smallest that makes sense; None for any.
+
+    Raises:
+        SpecError: it is none, or too small.
+    """
+    try:
+        whole_float = isinstance(value, float) and value.is_integer()
+        number = int(value) if whole_float else int(str(value))
+    except ValueError:
+        number = None
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise SpecError(f"{name}={value}: not a whole number{bound}")
+    return number

@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 from lm_eval.api.model import TemplateLM
 
-from harness_ext.engine import Engine
+from harness_ext.engine import Engine, whole
 from harness_ext.generate_hf import tokenizer_digest
 from harness_ext.journal_work import JournalUse
 from harness_ext.steered_lm import BASELINE, Rows, SteeredLM, fingerprint, warn
@@ -78,9 +78,11 @@ class EngineLM(SteeredLM):
         self._label, self._identity = engine.label, engine.identity
         self.tokenizer = engine.tokenizer
         self._generation_config = generation_config
-        self._seed, self._delimiters = int(seed), delimiters
-        self.batch_size_per_gpu = "auto" if str(batch_size).startswith("auto") else int(batch_size)
-        self._max_gen_toks, self.add_bos_token = int(max_gen_toks), add_bos_token
+        self._seed, self._delimiters = whole("seed", seed, None), delimiters
+        auto = str(batch_size).startswith("auto")
+        self.batch_size_per_gpu = "auto" if auto else whole("batch_size", batch_size)
+        self._max_gen_toks = whole("max_gen_toks", max_gen_toks)
+        self.add_bos_token = add_bos_token
         self.custom_prefix_token_id = prefix_token_id
         self.chat_template_args = dict(chat_template_args or {})
         self.enable_thinking = enable_thinking  # read by lm-eval before it scores
@@ -88,7 +90,8 @@ class EngineLM(SteeredLM):
             self.chat_template_args["enable_thinking"] = enable_thinking
         self.backend = "causal"
         self._rank, self._world_size = 0, 1
-        self._max_length = min(int(max_length or engine.max_length), engine.max_length)
+        longest = engine.max_length if max_length is None else whole("max_length", max_length)
+        self._max_length = min(longest, engine.max_length)
         self._run = uuid.uuid4().hex[:12]
         self._n_requests = 0
         self._journal.describe(

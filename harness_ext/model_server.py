@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 
+from harness_ext.engine import whole
 from harness_ext.engine_server import ServerEngine
 from harness_ext.journal_work import JournalUse
 from harness_ext.model_engine import SteeredEngine
@@ -128,8 +129,8 @@ class SteeredServer(SteeredEngine):
             )
             if isinstance(think_end_token, int) or str(think_end_token).isdigit():
                 think_end_token = engine.tokenizer.decode([int(str(think_end_token))])
-            if max_batch_size:
-                engine.window = min(engine.window, int(max_batch_size))
+            if max_batch_size is not None:
+                engine.window = min(engine.window, whole("max_batch_size", max_batch_size))
             self._start(
                 engine,
                 make_plan(wanted, facts),
@@ -138,13 +139,13 @@ class SteeredServer(SteeredEngine):
                 generation_config=_generation_config(source, tokenizer, engine.tokenizer),
                 seed=seed,
                 delimiters=Delimiters(think_start_token, str(think_end_token or "</think>")),
-                batch_size=batch_size or "auto",
+                batch_size="auto" if batch_size is None else batch_size,
                 max_gen_toks=max_gen_toks,
                 add_bos_token=add_bos_token,
                 prefix_token_id=prefix_token_id,
                 enable_thinking=enable_thinking,
                 chat_template_args=chat_template_args,
-                max_length=max_model_len or max_length,
+                max_length=max_length if max_model_len is None else max_model_len,
             )
         except BaseException:
             engine.close()

@@ -6,6 +6,7 @@ from typing import Any
 
 import transformers
 
+from harness_ext.engine import whole
 from harness_ext.engine_vllm import VLLMEngine
 from harness_ext.hf_config import load_config, model_facts
 from harness_ext.journal_work import JournalUse
@@ -94,13 +95,14 @@ class SteeredVLLM(SteeredEngine):
         facts = model_facts(resolved.label, load_config(resolved.path, kwargs))
         plan = make_plan(wanted, facts)
         kept = JournalUse(journal)
-        max_length = max_model_len or max_length
+        max_length = max_length if max_model_len is None else max_model_len
+        most = max_batch_size
         arguments: dict[str, Any] = {
             "model": resolved.path,
-            "seed": int(seed),
+            "seed": whole("seed", seed, 0),
             "disable_log_stats": True,
-            **({"max_model_len": int(max_length)} if max_length else {}),
-            **({"max_num_seqs": int(max_batch_size)} if max_batch_size else {}),
+            **({} if max_length is None else {"max_model_len": whole("max_model_len", max_length)}),
+            **({} if most is None else {"max_num_seqs": whole("max_batch_size", most)}),
             **{key: value for key, value in kwargs.items() if value is not None},
         }
         lora = None
@@ -122,7 +124,7 @@ class SteeredVLLM(SteeredEngine):
                 generation_config=_generation_config(resolved.path, engine.tokenizer, kwargs),
                 seed=seed,
                 delimiters=Delimiters(think_start_token, str(think_end_token or "</think>")),
-                batch_size=batch_size or "auto",
+                batch_size="auto" if batch_size is None else batch_size,
                 max_gen_toks=max_gen_toks,
                 add_bos_token=add_bos_token,
                 prefix_token_id=prefix_token_id,

@@ -11,6 +11,7 @@ import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
+from harness_ext.engine import whole
 from harness_ext.errors import ServerError
 from interventions.errors import SpecError
 
@@ -56,14 +57,14 @@ class ServerHTTP:
             tries: of one request, the first included.
 
         Raises:
-            SpecError: no URL, or no key in the named variable.
+            SpecError: no URL, no key in the named variable, or no number.
         """
         self.url = _check_url(base_url)
         self._key_env = api_key_env or KEY_ENV
         self._key = os.environ.get(self._key_env, "")
         if api_key_env and not self._key:
             raise SpecError(f"api_key_env={api_key_env}: that environment variable is not set")
-        self._timeout, self._tries = float(timeout), int(tries)
+        self._timeout, self._tries = _seconds(timeout), whole("tries", tries)
         self._session: aiohttp.ClientSession
         self._fresh: aiohttp.ClientSession
 
@@ -239,6 +240,16 @@ def _message(text: str) -> str:
 def _line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _MAX_ERROR_CHARS else line[:_MAX_ERROR_CHARS] + " ..."
+
+
+def _seconds(timeout: Any) -> float:
+    try:
+        seconds = float(timeout)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise SpecError(f"timeout={timeout}: not a number of seconds over 0")
+    return seconds
 
 
 def _check_url(base_url: str) -> str:
