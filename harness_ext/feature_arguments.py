@@ -9,6 +9,7 @@ from interventions.errors import SpecError
 from interventions.features.doctor import check_at_load
 from interventions.features.scored import (
     SPEC_STRENGTH,
+    SPEC_SUFFIXES,
     Scored,
     next_command,
     write_scored,
@@ -61,6 +62,18 @@ def at_least_0(text: str) -> float:
     return number
 
 
+def spec_file(text: str) -> Path:
+    """Return the path of a spec to write, for `type=` of an argument: before hours of reading.
+
+    Raises:
+        ArgumentTypeError: its suffix is not one of a spec.
+    """
+    path = Path(text)
+    if path.suffix not in SPEC_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither .yaml nor .json; name such a file")
+    return path
+
+
 def add_ranking(parser: argparse.ArgumentParser, *, top: int) -> Any:
     """Return the group of arguments that `write_ranking` reads, added to the parser.
 
@@ -83,7 +96,12 @@ def add_ranking(parser: argparse.ArgumentParser, *, top: int) -> Any:
         metavar="FILE",
         help="the ranking as JSON, for `find`, `facts`, `dashboard`",
     )
-    add("--spec-out", type=Path, metavar="FILE", help="YAML spec that steers the best")
+    add(
+        "--spec-out",
+        type=spec_file,
+        metavar="FILE",
+        help="spec that steers the best, .yaml or .json",
+    )
     add(
         "--spec-top", type=count, default=1, metavar="N", help="features in --spec-out (default: 1)"
     )
@@ -113,6 +131,25 @@ def write_ranking(arguments: argparse.Namespace, scored: Scored) -> str | None:
         return None
     write_spec(arguments.spec_out, scored, top=arguments.spec_top, strength=arguments.spec_strength)
     return next_command(scored, arguments.spec_out)
+
+
+def ways_on(arguments: argparse.Namespace, command: str | None) -> list[str]:
+    """Return lines that say how to steer with the spec, or that there is none.
+
+    Args:
+        arguments: of `add_ranking`.
+        command: of `write_ranking`.
+    """
+    if command is not None:
+        return [
+            "steer with it:",
+            f"  {command}",
+            f"clamped to {arguments.spec_strength:g} times max_act; where replies break or never"
+            f" end, give a smaller --spec-strength",
+        ]
+    if arguments.spec_out is not None:
+        return [f"no feature to steer: {arguments.spec_out} was not written"]
+    return []
 
 
 def add_subject(parser: argparse.ArgumentParser) -> None:
@@ -208,8 +245,8 @@ def add_text(parser: argparse.ArgumentParser, *, tokens: int, context: int = 256
         action="append",
         default=[],
         metavar="SOURCE",
-        help="a .jsonl, .json, .parquet or .txt file, `hub:ID`, or `docs:PACKAGE` (docstrings of an"
-        " installed package; `docs:stdlib`); may be repeated",
+        help="a .jsonl, .json, .parquet or .txt file, `hub:ID` or `hub:ID:CONFIGURATION`, or"
+        " `docs:PACKAGE` (docstrings of an installed package; `docs:stdlib`); may be repeated",
     )
     group.add_argument(
         "--column", metavar="NAME", help="column of --text files that holds text (default: text)"
@@ -221,24 +258,26 @@ def add_text(parser: argparse.ArgumentParser, *, tokens: int, context: int = 256
     )
     group.add_argument("--split", default="train", help="of hub data sets (default: train)")
     group.add_argument("--text-config", type=Path, metavar="YAML", help="sources, weights and all")
-    group.add_argument(
-        "--tokens", type=count, default=tokens, metavar="N", help="(default: %(default)s)"
-    )
-    group.add_argument(
-        "--context", type=count, default=context, metavar="N", help="(default: %(default)s)"
-    )
+    # Without defaults here, so that it is known whether they stand over those of --text-config.
+    for name, default in (("tokens", tokens), ("context", context)):
+        group.add_argument(f"--{name}", type=count, metavar="N", help=f"(default: {default})")
+    parser.set_defaults(text_defaults={"tokens": tokens, "context": context})
 
 
 def text_of(arguments: argparse.Namespace) -> TextConfig:
-    """Return the text that the arguments name.
+    """Return the text that the arguments name; `--tokens` and `--context` win over a file's.
 
     Raises:
         SpecError: none is named, or it is named twice.
     """
+    wanted = {name: getattr(arguments, name, None) for name in ("tokens", "context")}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
     if arguments.text_config is not None:
-        if arguments.text:
-            raise SpecError("give --text or --text-config, not both")
-        return parse_text(_yaml(arguments.text_config), source=str(arguments.text_config))
+        for name in ("text", "column", "template"):
+            if getattr(arguments, name):
+                raise SpecError(f"give --{name} or --text-config, not both")
+        found = _yaml(arguments.text_config)
+        return parse_text({**found, **wanted}, source=str(arguments.text_config))
     if not arguments.text:
         raise SpecError(
             "no text given; name a file, `hub:ID` or `docs:stdlib` with --text, or a --text-config"
@@ -252,12 +291,16 @@ def text_of(arguments: argparse.Namespace) -> TextConfig:
     for text in arguments.text:
         kind, _, rest = text.partition(":")
         if kind == "hub" and rest:
-            sources.append({"dataset": rest, "split": arguments.split, **form})
+            # A hub id has no colon: what follows one is the configuration.
+            dataset, _, name = rest.partition(":")
+            sources.append(
+                {"dataset": dataset, "name": name or None, "split": arguments.split, **form}
+            )
         elif kind == "docs" and rest:
             sources.append({"docs": [rest]})
         else:
             sources.append({"path": text, **form})
-    settings = {"sources": sources, "tokens": arguments.tokens, "context": arguments.context}
+    settings = {"sources": sources, **getattr(arguments, "text_defaults", {}), **wanted}
     return parse_text(settings, source="arguments")
 
 

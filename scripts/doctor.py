@@ -19,6 +19,8 @@ from typing import Any
 
 from harness_ext.feature_arguments import add_subject, add_text, subject_of, text_of
 
+_TOKENS = 4096
+
 
 def main(argv: list[str] | None = None) -> int:
     """Return 0 where the SAE fits and 1 where it does not, after printing why.
@@ -32,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_subject(parser)
-    add_text(parser, tokens=4096)
+    add_text(parser, tokens=_TOKENS)
     parser.add_argument("--scan", action="store_true", help="try every layer, not two neighbours")
     parser.add_argument(
         "--loss", action="store_true", help="also the model's loss with the SAE in its place"
@@ -45,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.text and arguments.text_config is None:
         arguments.text = ["docs:stdlib"]
     text = text_of(arguments)
+    if text.tokens is None:  # of a --text-config that names none: a corpus may have no end
+        text = text.model_copy(update={"tokens": _TOKENS})
     subject = subject_of(arguments, check=False)
     read = [row.ids for row in rows(text, subject.tokenizer)]
     found = diagnose(subject, read, scan=arguments.scan)

@@ -7,7 +7,7 @@ One pass of the model for all features. With DeepSeek-R1-Distill-Llama-8B and a 
 
     sae-steered score reason --model deepseek-ai/DeepSeek-R1-Distill-Llama-8B \
         --sae-release llama_scope_r1_distill --sae-id l18r_400m_slimpajama_400m_openr1_math \
-        --text hub:open-thoughts/OpenThoughts-114k --column deepseek_reasoning \
+        --text hub:open-thoughts/OpenThoughts-114k:metadata --column deepseek_reasoning \
         --tokens 4000000 --context 1024 --out runs/reason.json --table runs/reason.parquet
 
 A pass that was killed goes on where it had been when the same command is given again.
@@ -26,6 +26,7 @@ from harness_ext.feature_arguments import (
     count,
     subject_of,
     text_of,
+    ways_on,
     write_ranking,
 )
 from interventions.errors import SpecError
@@ -180,8 +181,8 @@ def main(arguments: argparse.Namespace) -> int:
         print(json.dumps({**scored.as_dict(), "features": _head(scored, arguments.top)}))
     else:
         _print(scored, arguments.top)
-        if command:
-            print(f"steer with it:\n  {command}")
+        for line in ways_on(arguments, command):
+            print(line)
     # Everything is written: the sums have done their work.
     Checkpoint(folder, key).clear()
     return 0

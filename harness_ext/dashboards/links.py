@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interventions.errors import SAENotFoundError
-from interventions.features.scored import SPEC_STRENGTH, Scored, best_spec
+from interventions.features.scored import SPEC_STRENGTH, Scored, best_spec, model_argument
 from interventions.sae.registry import neuronpedia_id
 from interventions.spec import DEFAULT_NORM_GUARD
 
@@ -58,7 +58,7 @@ def steering(
     data = best_spec(scored, strength=strength, name=f"f{feature} x{strength:g}")
     sae = data["sae"]
     file = f"f{feature}.yaml"
-    model = None if sae.get("default") else str(subject["model"])
+    model = model_argument(subject)
     awkward = [str(value) for value in (model or "", *sae.values())]
     needs_file = (
         not _FLAGS.issuperset(sae)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
+from interventions.default_model import DEFAULT_NAME, command_name
 from interventions.errors import FeatureError
 from interventions.plan import same_model
 from interventions.spec import parse_spec
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from interventions.subject import Subject
 
 SPEC_STRENGTH = 1.5
-"""In multiples of the largest activation: text stays text at 1 to 2, and breaks at 4."""
+"""In multiples of the largest activation. What a feature bears differs: published results take 2
+with an 8B model; docs/find.md shows one of the embedded model that breaks at 1.5, not at 0.5."""
+SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,7 @@ def write_spec(path: Path, scored: Scored, **settings: Any) -> dict[str, Any]:
         FeatureError: another suffix, or see `best_spec`.
         SpecError: see `best_spec`.
     """
-    if path.suffix not in (".yaml", ".yml", ".json"):
+    if path.suffix not in SPEC_SUFFIXES:
         raise FeatureError(f"'{path}' is neither .yaml nor .json; name such a file")
     data = best_spec(scored, **settings)
     if path.suffix == ".json":
@@ -234,9 +238,20 @@ def write_spec(path: Path, scored: Scored, **settings: Any) -> dict[str, Any]:
 
 def next_command(scored: Scored, spec: Path | str) -> str:
     """Return the command that steers with a spec of this ranking."""
-    model = scored.subject["model"]
-    chosen = "" if scored.subject["sae"].get("default") else f" --model {model}"
-    return f"sae-steered evaluate{chosen} --spec {spec} --tasks steer_arith_hint --limit 24"
+    model = model_argument(scored.subject)
+    named = [] if model is None else ["--model", model]
+    given = shlex.join([*named, "--spec", str(spec)])
+    return f"sae-steered evaluate {given} --tasks steer_arith_hint --limit 24"
+
+
+def model_argument(subject: Mapping[str, Any]) -> str | None:
+    """Return the model that commands have to name; None for the embedded one.
+
+    Args:
+        subject: `Subject.describe()`.
+    """
+    name = command_name(str(subject["model"]))
+    return None if name == DEFAULT_NAME or subject["sae"].get("default") else name
 
 
 def _plain(value: Any) -> Any:

@@ -80,6 +80,9 @@ def test_text_comes_from_files_packages_and_the_hub() -> None:
     assert one["path"] == "a.jsonl"
     assert tuple(two["docs"]) == ("stdlib",)
     assert (three["dataset"], three["split"]) == ("o/n", "test")
+    assert "name" not in three
+    (named,) = text_of(_parsed(["--text", "hub:o/n:metadata"])).sources
+    assert (named.dataset, named.name) == ("o/n", "metadata")
     assert (found.tokens, found.context) == (1000, 64)
 
 
@@ -96,6 +99,8 @@ def test_a_text_config_stands_for_all(tmp_path: Path) -> None:
     path.write_text("sources: [{docs: [stdlib]}]\ntokens: 5\ncontext: 9\n")
     found = text_of(_parsed(["--text-config", str(path)]))
     assert (found.tokens, found.context) == (5, 9)
+    found = text_of(_parsed(["--text-config", str(path), "--tokens", "30"]))
+    assert (found.tokens, found.context) == (30, 9)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +108,7 @@ def test_a_text_config_stands_for_all(tmp_path: Path) -> None:
     [
         ([], "no text given; name a file"),
         (["--text", "a.jsonl", "--text-config", "b.yaml"], "--text or --text-config, not both"),
+        (["--column", "body", "--text-config", "b.yaml"], "--column or --text-config, not both"),
         (["--text-config", "/no/such.yaml"], "/no/such.yaml cannot be read"),
     ],
 )

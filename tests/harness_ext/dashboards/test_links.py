@@ -7,6 +7,7 @@ import yaml
 
 from harness_ext.dashboards.links import neuronpedia, steering, unknown_to_neuronpedia
 from harness_ext.evaluate_specs import feature_specs
+from interventions.default_model import wheel_label
 from interventions.sae import registry
 from interventions.spec import InterventionSpec, parse_spec
 from interventions.spec_io import spec_from_args
@@ -20,6 +21,8 @@ R1 = {
 }
 DEFAULT = {**SUBJECT, "sae": {"default": True}, "hook_point": "blocks.15.hook_resid_post"}
 PATH = {**SUBJECT, "sae": {"path": "/runs/my sae"}}
+# Somebody's own SAE on the embedded model, whose label is no name that loads.
+OWN = {**PATH, "model": wheel_label("0.1.2", "b179c9523d0e")}
 
 
 def _words(command: str) -> list[str]:
@@ -54,7 +57,9 @@ def _edit(spec: InterventionSpec | None) -> tuple[Any, ...]:
     return (*size, spec.positions, spec.norm_guard, spec.sae_of(edit))
 
 
-@pytest.mark.parametrize("subject", [R1, DEFAULT, PATH], ids=["release", "default", "path"])
+@pytest.mark.parametrize(
+    "subject", [R1, DEFAULT, PATH, OWN], ids=["release", "default", "path", "own"]
+)
 def test_both_commands_and_the_spec_steer_the_same(subject: dict[str, Any]) -> None:
     found = steering(subject, 12, 5.8431234)
     assert found is not None
@@ -67,7 +72,7 @@ def test_both_commands_and_the_spec_steer_the_same(subject: dict[str, Any]) -> N
     assert _edit(from_flags) == _edit(spec)
     assert _edit(spec_from_args(inline)) == _edit(spec)
     assert args["model"] == _lm_eval(found.lm_eval).get("pretrained")
-    assert args["model"] == (None if subject is DEFAULT else subject["model"])
+    assert args["model"] == (None if subject in (DEFAULT, OWN) else subject["model"])
 
 
 @pytest.mark.parametrize(

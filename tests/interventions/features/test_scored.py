@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from interventions.backends.hf import HFSteering
+from interventions.default_model import wheel_label
 from interventions.errors import FeatureError, SpecError
 from interventions.features.scored import (
     Scored,
@@ -120,3 +121,7 @@ def test_the_next_command_names_the_model_unless_it_is_the_embedded_one(subject)
     assert f"--model {subject.label}" in next_command(ranking(subject), "a.yaml")
     ours = Scored("x", {"model": "m", "sae": {"default": True}}, {}, {}, [])
     assert "--model" not in next_command(ours, "a.yaml")
+    # Another SAE on the embedded model: its label says which weights these are, and loads nothing.
+    label = wheel_label("0.1.2", "b179c9523d0e")
+    trained = Scored("x", {"model": label, "sae": {"path": "mine"}}, {}, {}, [])
+    assert next_command(trained, "a b.yaml").startswith("sae-steered evaluate --spec 'a b.yaml' ")
