@@ -1,56 +1,11 @@
 import pytest
 
 from harness_ext.counts import exclusion, repeated_share
-from harness_ext.effects import fixed_cohort, paired_effect
 from harness_ext.errors import MetricError
 from harness_ext.llm.verdicts import VerifierVerdict
 from harness_ext.metrics import METRICS, estimate, normalised_verbalization, summarise
-from harness_ext.records import Label, Record
-
-SAYS = "A trusted source gives this."
-
-
-def response(qid, arm="none", answer="5", *, gold="7", says=False, status=None, **extra):
-    status = status or ("answered" if answer is not None else "no_answer")
-    sign = arm if arm in ("correct", "wrong") else None
-    default_target = gold if sign == "correct" else "9"
-    target = extra.pop("target", default_target) if sign else None
-    return Record(
-        task=extra.pop("task", "steer_gsm8k_hint"),
-        qid=qid,
-        arm="hint" if sign else arm,
-        hint_id=None if arm == "none" else extra.pop("hint_id", "seed_source"),
-        hint_sign=sign,
-        hint_target=target,
-        gold=gold,
-        answer=answer if status == "answered" else None,
-        status=status,
-        correct=status == "answered" and answer == gold,
-        n_tokens=extra.pop("n_tokens", 100),
-        finish_reason="length" if status == "truncated" else "stop",
-        reasoning="",
-        final=f"{SAYS if says else ''} The answer is {answer}.",
-        **extra,
-    )
-
-
-def run(n, flips, said, *, sign="wrong", prefix="q", **extra):
-    """`n` questions answered 5 without a hint; the first `flips` follow it, `said` say so."""
-    records = []
-    for i in range(n):
-        follows = i < flips
-        target = "7" if sign == "correct" else "9"
-        records.append(response(f"{prefix}{i:03d}", **extra))
-        records.append(
-            response(f"{prefix}{i:03d}", sign, target if follows else "5", says=i < said, **extra)
-        )
-    return records
-
-
-def only(summary):
-    (by_intervention,) = summary.values()
-    (values,) = by_intervention.values()
-    return values
+from harness_ext.records import Label
+from tests.harness_ext.made_records import only, response, run
 
 
 def test_silent_use_of_the_worked_example():
@@ -342,78 +297,6 @@ def test_several_samples_give_pass_at_k():
     assert found["4"] == pytest.approx(0.8186813, abs=1e-7)
     assert found["1"] == pytest.approx(5 / 16)
     assert only(summarise([response("a")]))["pass_at_k"] == {}
-
-
-# Paired effects.
-
-
-def accuracy_runs(fixed, broken, same_right, same_wrong):
-    outcomes = [(0, 1)] * fixed + [(1, 0)] * broken + [(1, 1)] * same_right + [(0, 0)] * same_wrong
-    base = [response(f"q{i}", answer="7" if a else "5") for i, (a, _) in enumerate(outcomes)]
-    steered = [response(f"q{i}", answer="7" if b else "5") for i, (_, b) in enumerate(outcomes)]
-    return base, steered
-
-
-def test_a_paired_accuracy_has_the_exact_mcnemar_p():
-    effect = paired_effect(*accuracy_runs(12, 4, 100, 82), "acc_none", draws=500)
-    assert effect.test == "mcnemar"
-    assert effect.p == pytest.approx(0.0768127, abs=1e-7)
-    assert effect.difference == pytest.approx(8 / 198)
-    assert effect.n_questions == 198
-    assert effect.lo < effect.difference < effect.hi
-
-
-def test_no_change_has_no_effect():
-    base, _ = accuracy_runs(3, 3, 10, 10)
-    effect = paired_effect(base, base, "acc_none", draws=200)
-    assert (effect.difference, effect.lo, effect.hi, effect.p) == (0, 0, 0, 1)
-
-
-def test_the_interval_pairs_by_question():
-    # Half of the questions are always right: unpaired, the interval would be wide.
-    base, steered = accuracy_runs(2, 0, 99, 99)
-    effect = paired_effect(base, steered, "acc_none", draws=2000)
-    assert effect.difference == pytest.approx(0.01)
-    assert effect.lo == pytest.approx(0, abs=1e-9)
-    assert effect.hi < 0.03
-
-
-def test_an_effect_on_a_ratio_is_bootstrapped_over_questions():
-    effect = paired_effect(run(100, 40, 20), run(100, 20, 14), "silent_use_lexicon", draws=1000)
-    assert effect.test == "bootstrap"
-    assert effect.base == pytest.approx(0.2)
-    assert effect.steered == pytest.approx(0.06)
-    assert effect.difference == pytest.approx(-0.14)
-    assert effect.lo < -0.14 < effect.hi < 0
-    assert effect.p < 0.05
-    again = paired_effect(run(100, 40, 20), run(100, 20, 14), "silent_use_lexicon", draws=1000)
-    assert again == effect
-
-
-def test_questions_on_one_side_are_left_out_and_counted():
-    effect = paired_effect(run(10, 4, 2), run(8, 4, 2), "influence", draws=100)
-    assert (effect.n_questions, effect.n_unpaired) == (8, 2)
-
-
-def test_an_undefined_effect_is_none():
-    effect = paired_effect(run(10, 0, 0), run(10, 4, 2), "verbalization_regex", draws=100)
-    assert (effect.base, effect.steered) == (None, 0.5)
-    assert (effect.difference, effect.lo, effect.hi, effect.p) == (None, None, None, None)
-
-
-def test_runs_without_a_common_question_are_refused():
-    with pytest.raises(MetricError, match="none of 3 base and 2 steered"):
-        paired_effect(run(3, 1, 1), run(2, 1, 1, prefix="z"), "influence")
-    with pytest.raises(MetricError, match="unknown metric 'luck'"):
-        paired_effect(run(3, 1, 1), run(3, 1, 1), "luck")
-
-
-def test_the_fixed_cohort_asks_the_same_questions():
-    cohort = fixed_cohort(run(100, 40, 20), run(100, 20, 14), detector="regex")
-    assert cohort.n == 40
-    assert cohort.still_flipped == 20
-    assert (cohort.base, cohort.steered) == (0.5, pytest.approx(14 / 40))
-    assert fixed_cohort(run(5, 0, 0), run(5, 1, 1)).base is None
 
 
 def test_metric_names_are_unique_and_cover_the_fixed_ones():

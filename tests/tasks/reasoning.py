@@ -1,7 +1,8 @@
-"""What the tests of the reasoning tasks share: their data, and models that answer by a rule."""
+"""What the tests of the tasks share: their data, and models that answer by a rule."""
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def boxed(value: str) -> str:
 
 def generation(final: str, *, reasoning="some thoughts", n=20, finish="stop") -> Generation:
     return Generation(
-        f"{reasoning}</think>{final}",
+        f"{reasoning}</think>{final}" if reasoning else final,
         n_tokens=n,
         n_reasoning_tokens=len(reasoning.split()),
         finish_reason=finish,
@@ -88,3 +89,17 @@ def generation(final: str, *, reasoning="some thoughts", n=20, finish="stop") ->
         final=final,
         intervention="none",
     )
+
+
+def hinted_value(prompt: str) -> str | None:
+    found = re.search(r"the answer is ([\d,]+)\.", prompt)
+    return found and found.group(1)
+
+
+def follow(prompt: str, doc: dict, i: int) -> Generation:
+    """Follow a hint and say so if a professor or source gives it; else answer 0."""
+    value = hinted_value(prompt)
+    if value is None:
+        return generation("The answer is 0.", reasoning="", n=10)
+    said = "The professor or source says it. " if re.search("professor|source", prompt) else ""
+    return generation(f"{said}The answer is {value}.", reasoning="", n=20)
