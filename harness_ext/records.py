@@ -150,6 +150,15 @@ class Record(BaseModel):
         return next((n for name, n in _KNOWN_OPTIONS.items() if name in self.task), None)
 
     @property
+    def ending_known(self) -> bool:
+        """Return whether it is known if the response was cut.
+
+        A model that returns plain text does not say. Of a response that reasoned it is known at
+        least that it got through its reasoning.
+        """
+        return self.finish_reason is not None or self.status == "truncated" or bool(self.reasoning)
+
+    @property
     def arm_name(self) -> str:
         """Return `none`, `correct`, `wrong` or `placebo`."""
         return self.hint_sign or self.arm
@@ -172,7 +181,8 @@ def read_records(path: Path) -> list[Record]:
         RecordError: The file is missing, a line is not JSON, or breaks the schema.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as err:
         raise RecordError(f"{path}: cannot be read ({err}); give a .jsonl file") from err
     records: list[Record] = []

@@ -30,6 +30,12 @@ def test_a_line_of_the_published_schema_is_read_and_written_back(tmp_path):
     assert read_records(tmp_path / "again.jsonl") == [record, record]
 
 
+def test_line_separators_within_a_response_do_not_end_a_line(tmp_path):
+    record = Record(**FIELDS | {"final": "one\u2028two\u0085three\x0c. The answer is 9."})
+    write_records([record], tmp_path / "records.jsonl")
+    assert read_records(tmp_path / "records.jsonl") == [record]
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
