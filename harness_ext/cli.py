@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
 def report_errors(name: str, run: Callable[[list[str]], int | None], argv: Sequence[str]) -> int:
     """Return the exit code of `run(argv)`; 2 after one line on stderr for an error of ours.
 
+    Errors of the system are told likewise: a file that is missing or cannot be written, a full
+    disk, a network that is not there.
+
     Args:
         name: The command as the user typed it, put before the message.
         run: What to call; its None counts as 0.
@@ -66,9 +69,18 @@ def report_errors(name: str, run: Callable[[list[str]], int | None], argv: Seque
     except Exception as error:
         # Libraries that import lazily turn an interrupt into an error of their own.
         if not _interrupted(error):
-            raise
+            if not isinstance(error, OSError):
+                raise
+            sys.stderr.write(f"{name}: error: {_system(error)}\n")
+            return 2
     sys.stderr.write(f"{name}: interrupted\n")
     return 130
+
+
+def _system(error: OSError) -> str:
+    if error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _interrupted(error: BaseException | None) -> bool:

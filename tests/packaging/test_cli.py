@@ -82,6 +82,21 @@ def test_errors_of_others_are_not_hidden():
         cli.report_errors("sae-steered train", run, [])
 
 
+def test_errors_of_the_system_are_one_line(capsys, tmp_path):
+    def missing(argv):
+        (tmp_path / "notes.txt").read_text()
+
+    def offline(argv):
+        raise OSError("We couldn't connect,\n  and found no copy.")
+
+    for run, told in (
+        (missing, f"{tmp_path}/notes.txt: No such file or directory"),
+        (offline, "We couldn't connect, and found no copy."),
+    ):
+        assert cli.report_errors("sae-steered threshold", run, []) == 2
+        assert capsys.readouterr().err == f"sae-steered threshold: error: {told}\n"
+
+
 def test_an_interrupt_is_one_line_even_where_a_library_turns_it_into_an_error(capsys):
     def plain(argv):
         raise KeyboardInterrupt
