@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,14 @@ class Comparison:
         """Tasks with records, in order."""
         return tuple(dict.fromkeys(record.task for record in self.runs[0].records))
 
+    @property
+    def others(self) -> dict[str, tuple[str, ...]]:
+        """Tasks without records, with the names of lm-eval's own metrics of them, in order."""
+        found = {
+            task: tuple(values(self.runs[0], task)) for task in self.runs[0].results["results"]
+        }
+        return {task: names for task, names in found.items() if names and task not in self.tasks}
+
     def records(self, run: Run, task: str) -> list[Record]:
         """Return the records of a run on a task."""
         return [record for record in run.records if record.task == task]
@@ -88,10 +97,24 @@ class Comparison:
                     }
                     if run is not self.runs[0]
                     else {},
+                    "lm_eval": {task: run.results["results"][task] for task in self.others},
                 }
                 for run, summary in zip(self.runs, summaries, strict=True)
             ]
         }
+
+
+def values(run: Run, task: str) -> dict[str, tuple[float, float | None]]:
+    """Return each of lm-eval's metrics of a task with its standard error, None without one."""
+    row = run.results["results"][task]
+    found = {}
+    for key, value in row.items():
+        metric, _, kind = key.partition(",")
+        if kind and not metric.endswith("_stderr") and isinstance(value, int | float):
+            error = row.get(f"{metric}_stderr,{kind}")
+            error = error if isinstance(error, int | float) else None
+            found[metric if kind == "none" else f"{metric} ({kind})"] = (value, error)
+    return found
 
 
 def compare(
@@ -128,17 +151,21 @@ def compare(
     from lm_eval.tasks import TaskManager
 
     names = [BASELINE, *(spec.name for spec in specs)]
-    for name in names:
-        if names.count(name) > 1:
-            raise SpecError(f"{names.count(name)} interventions are called '{name}'; rename them")
+    folders = [_slug(name) for name in names]
+    for name, folder in zip(names, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise SpecError(
+                f"{folders.count(folder)} interventions are called '{name}', or so that they would"
+                f" share the folder '{folder}'; rename them"
+            )
     manager = TaskManager(metadata={**model_args, **(metadata or {})})
     unknown = sorted(set(tasks) - set(manager.all_tasks))
     if unknown:
         raise TaskConfigError(
             f"unknown task '{unknown[0]}'; `lm_eval ls tasks` lists all, ours start with steer_"
         )
+    _make_folder(output)  # before minutes of generation
     lm, plans = _load(model_args, specs)
-    output.mkdir(parents=True, exist_ok=True)
     runs = []
     try:
         for name, plan in zip(names, [None, *plans], strict=True):
@@ -158,6 +185,17 @@ def compare(
     text = json.dumps(comparison.as_dict(), indent=1)
     (output / "comparison.json").write_text(text, encoding="utf-8")
     return comparison
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise HarnessError(
+            f"'{folder}' cannot be written: {error.strerror or error}; give another --output"
+        ) from None
 
 
 def _load(
@@ -228,7 +266,7 @@ def _run(
         try:
             records += [record for row in rows for record in records_of_sample(row)]
         except RecordError:
-            logger.info("a task without records: only lm-eval's own table tells of it")
+            logger.info("a task without records: lm-eval's own metrics tell of it")
     write_records(records, folder / "records.jsonl")
     return Run(name, lm.intervention, tuple(records), results)
 

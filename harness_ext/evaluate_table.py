@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness_ext.effects import Effect
-from harness_ext.evaluate import COLUMNS, Comparison, Run
+from harness_ext.evaluate import COLUMNS, Comparison, Run, values
 from harness_ext.metrics import GREY_BELOW, estimate, summarise
 from harness_ext.records import Record
 from harness_ext.verifier import same_answer
@@ -21,7 +21,32 @@ def render(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = []
     for task in comparison.tasks:
         parts += [_table(comparison, task), _legend(comparison, task), _example(comparison, task)]
+    parts += [_plain(comparison, task, names) for task, names in comparison.others.items()]
     return Group(*parts)
+
+
+def _plain(comparison: Comparison, task: str, names: Iterable[str]) -> Table:
+    """Return lm-eval's own metrics of a task that keeps no records, which nothing can pair."""
+    table = Table(
+        title=f"{task}: lm-eval's metrics ± standard error, not compared question by question",
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("intervention", overflow="fold", max_width=20)
+    for name in names:
+        table.add_column(name, justify="right")
+    for run in comparison.runs:
+        found = values(run, task)
+        table.add_row(run.name, *(_value(*found.get(name, (None, None))) for name in names))
+    return table
+
+
+def _value(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def _table(comparison: Comparison, task: str) -> Table:

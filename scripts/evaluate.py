@@ -21,6 +21,10 @@ examples:
   sae-steered evaluate --backend server --base-url http://localhost:8000/v1 --spec wait.yaml
 """
 
+_OF_FEATURES = (
+    "op", "strength", "value", "max_act", "positions", "hook_point",
+    "sae_release", "sae_id", "sae_path", "sae_repo",
+)  # fmt: skip
 DEFAULT_LIMIT = 48
 """Questions of the run without arguments: under ten minutes on two cores."""
 
@@ -52,12 +56,12 @@ def _parser() -> argparse.ArgumentParser:
         "--spec", action="append", default=[], metavar="FILE", help="a spec; may be repeated"
     )
     what.add_argument("--features", metavar="I,J,..", help="one intervention for each feature")
-    what.add_argument("--op", default="clamp", help="add, clamp, ablate, scale, project")
+    what.add_argument("--op", help="add, clamp, ablate, scale, project (default: clamp)")
     what.add_argument("--strength", type=float, help="times the feature's maximum activation")
     what.add_argument("--value", type=float, help="in SAE units, instead of --strength")
     what.add_argument("--max-act", type=float, help="maximum activation, if the SAE stores none")
     what.add_argument(
-        "--positions", default="all", help="all, prompt, generated, thinking, last_prompt"
+        "--positions", help="all, prompt, generated, thinking, last_prompt (default: all)"
     )
     what.add_argument("--sae-release", help="SAELens release")
     what.add_argument("--sae-id", help="SAE of the release, or folder in the repo or path")
@@ -67,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     task = parser.add_argument_group("questions")
     task.add_argument("--tasks", default="steer_arith_hint", metavar="T,..", help="lm-eval tasks")
     task.add_argument(
-        "--limit", type=int, help="questions a task (default: all; 48 for the default run)"
+        "--limit",
+        type=_count,
+        metavar="N",
+        help="questions a task (default: all; 48 for the default run)",
     )
     task.add_argument("--metadata", default="{}", metavar="JSON", help="for the tasks")
     task.add_argument(
@@ -80,8 +87,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    # Of a module that loads torch; `--help` does without.
+    from harness_ext.feature_arguments import count
+
+    return count(text)
+
+
+def _mapping(flag: str, text: str) -> dict[str, Any]:
+    from harness_ext.errors import TaskConfigError
+
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        raise TaskConfigError(f"{flag} {text!r} is no JSON object such as '{{\"hint_seed\": 1}}'")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 after printing the comparison."""
+    """Return 0 after printing the comparison.
+
+    Raises:
+        SteeringError: model, SAE or intervention cannot be used.
+        HarnessError: a task or its questions cannot be used, or results cannot be written.
+    """
     args = _parser().parse_args(argv)
     from lm_eval.utils import simple_parse_args_string
     from rich.console import Console
@@ -92,11 +123,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from harness_ext.evaluate import compare
     from harness_ext.evaluate_specs import feature_specs, named_specs
     from harness_ext.stdout import others_to_stderr
+    from interventions.errors import SpecError
     from interventions.spec_io import load_spec
 
     specs = [load_spec(path) for path in args.spec]
-    if args.features:
-        specs += feature_specs(args.features, vars(args))
+    if args.features is not None:
+        specs += feature_specs(args.features, {**vars(args), "op": args.op or "clamp"})
+    elif without := [flag for flag in _OF_FEATURES if getattr(args, flag) is not None]:
+        flag = "--" + without[0].replace("_", "-")
+        raise SpecError(f"{flag} is about --features, which is not given; add it, or leave it out")
+    metadata = _mapping("--metadata", args.metadata)
     limit = args.limit
     pretrained = args.model
     if pretrained is None and (args.backend != "server" or not specs):
@@ -121,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             output=output,
             limit=limit,
             gen_kwargs=simple_parse_args_string(args.gen_kwargs) or None,
-            metadata=json.loads(args.metadata),
+            metadata=metadata,
             chat_template=not args.no_chat_template,
         )
     if args.json:

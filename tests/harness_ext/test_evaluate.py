@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from harness_ext import cli
 from harness_ext.autoload import install
 from harness_ext.errors import TaskConfigError
-from harness_ext.evaluate import COLUMNS, compare
+from harness_ext.evaluate import COLUMNS, Comparison, Run, compare
 from harness_ext.evaluate_specs import SHOWN, feature_specs, named_specs
 from harness_ext.evaluate_table import render
 from harness_ext.metrics import summarise
@@ -99,6 +100,24 @@ def test_the_table_shows_every_run_and_column(run) -> None:
     assert set(COLUMNS) >= {"acc_none", "influence", "mean_tokens"}
 
 
+def test_tasks_without_records_are_shown_by_lm_evals_own_metrics() -> None:
+    def made(name: str, acc: float) -> Run:
+        row = {"alias": "piqa", "acc,none": acc, "acc_stderr,none": 0.0125, "f1,strict": 1.0}
+        row |= {"f1_stderr,strict": "N/A", "name": "piqa", "sample_len": 8}
+        return Run(name, name, (), {"results": {"piqa": row, "a_group": {"alias": "a_group"}}})
+
+    comparison = Comparison((made("baseline", 0.5), made("music", 0.375)))
+    assert comparison.others == {"piqa": ("acc", "f1 (strict)")}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(render(comparison))
+    rows = [line.split() for line in console.export_text().splitlines() if line.strip()]
+    assert ["baseline", "0.5", "±", "0.013", "1"] in rows
+    assert ["music", "0.375", "±", "0.013", "1"] in rows
+    told = comparison.as_dict()["runs"][1]
+    assert told["lm_eval"]["piqa"]["acc,none"] == 0.375
+    assert told["summary"] == {}
+
+
 def test_mistakes_are_told_before_the_model_is_loaded(model, specs, tmp_path, monkeypatch) -> None:
     import transformers
 
@@ -113,6 +132,9 @@ def test_mistakes_are_told_before_the_model_is_loaded(model, specs, tmp_path, mo
         compare(model, [out_of_range], ["steer_arith_hint"], output=tmp_path)
     with pytest.raises(SpecError, match="2 interventions are called"):
         compare(model, [specs[0], specs[0]], ["steer_arith_hint"], output=tmp_path)
+    one_folder = [specs[0].model_copy(update={"name": name}) for name in ("a b", "a_b")]
+    with pytest.raises(SpecError, match=r"2 interventions are called 'a b'.*folder 'a_b'"):
+        compare(model, one_folder, ["steer_arith_hint"], output=tmp_path)
     with pytest.raises(TaskConfigError, match="unknown task 'steer_nothing'"):
         compare(model, specs, ["steer_nothing"], output=tmp_path)
 
@@ -146,3 +168,35 @@ def test_the_example_for_a_release_is_a_spec(repo_root: Path) -> None:
     spec = load_spec(repo_root / "examples" / "specs" / "r1_distill.json")
     assert spec.sae is not None
     assert spec.sae.release == "llama_scope_r1_distill"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--strength", "2"], "--strength is about --features, which is not given"),
+        (["--spec", "SPEC", "--op", "add"], "--op is about --features"),
+        (["--sae-path", "mine"], "--sae-path is about --features"),
+        (["--features", ""], "feature '' is not a number"),
+        (["--limit", "0"], "argument --limit: 0 is less than 1"),
+        (["--limit", "-3"], "argument --limit: -3 is less than 1"),
+        (["--metadata", "{hint_seed: 1}"], "'{hint_seed: 1}' is no JSON object"),
+        (["--metadata", "[1]"], "'[1]' is no JSON object"),
+        (["--output", "FILE"], "cannot be written: "),
+    ],
+)
+def test_arguments_that_would_do_nothing_or_harm_are_refused(argv, told, tmp_path, capsys):
+    (tmp_path / "spec.yaml").write_text("{sae: default, edits: [{op: ablate, feature: 1}]}")
+    (tmp_path / "file").write_text("in the way")
+    places = {"SPEC": str(tmp_path / "spec.yaml"), "FILE": str(tmp_path / "file")}
+    argv = ["evaluate", *(places.get(word, word) for word in argv)]
+    if argv[1] != "--output":
+        argv += ["--output", str(tmp_path / "out")]
+    try:
+        status = cli.main(argv)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    captured = capsys.readouterr()
+    assert told in captured.err.splitlines()[-1]
+    assert captured.out == ""
+    assert not (tmp_path / "out").exists()
