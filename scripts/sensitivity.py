@@ -8,7 +8,8 @@ r"""Feature sensitivity: does a feature respond to what it seems to mean?
 Collects activating examples of each feature, asks an LLM for new texts like them, runs the SAE on
 those, and counts on how many the feature fires. Beside it: the same for the original examples, for
 texts written for another feature, and for the feature's usual token put into other contexts.
-Replies are kept on disk; the same command again sends nothing. The key comes from the environment.
+What was read and what came is kept on disk: after a kill the same command goes on. The key comes
+from the environment.
 
 Flags and CSV files are those of nathanhu0/sae-sensitivity; docs/sensitivity.md lists differences.
 """
@@ -22,6 +23,7 @@ from typing import Any
 
 from harness_ext.errors import SensitivityError
 from harness_ext.feature_arguments import add_subject, at_least_0, count, subject_of, text_of
+from interventions.text.config import TextConfig
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,19 +69,39 @@ def _whole(text: str) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from interventions.features.examples import BUFFER
-
     if not arguments.n_top_ex_for_generation + arguments.n_iw_ex_for_generation:
         raise SensitivityError(
             "--n-top-ex-for-generation and --n-iw-ex-for-generation are both 0: the writer would"
             " see no example; raise one of them"
         )
+    if arguments.facts is not None:
+        for name in ("text", "dataset_name", "text_config"):
+            if getattr(arguments, name):
+                raise SensitivityError(
+                    f"--facts and --{name.replace('_', '-')} both say where examples come from;"
+                    f" give one of them"
+                )
+
+
+def _text(arguments: argparse.Namespace) -> TextConfig:
+    """Return the text that examples come from.
+
+    Raises:
+        SteeringError: none is named, or it cannot be used.
+        SensitivityError: its rows are shorter than an example.
+    """
+    from interventions.features.examples import BUFFER
+
+    if arguments.dataset_name:
+        arguments.text = [*arguments.text, f"hub:{arguments.dataset_name}"]
+    text = text_of(arguments).model_copy(update={"bos": True})
     least = 2 * BUFFER + 2  # a window, and BOS before it
-    if arguments.facts is None and arguments.context_size < least:
+    if text.context < least:
         raise SensitivityError(
-            f"--context-size {arguments.context_size} holds no example: windows have"
-            f" {2 * BUFFER + 1} tokens behind BOS; give {least} or more"
+            f"--context-size {text.context} holds no example: windows have {2 * BUFFER + 1} tokens"
+            f" behind BOS; give {least} or more"
         )
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,8 +126,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--template", metavar="FORMAT", help="text from several columns")
     add("--split", default="train", help="of hub data sets (default: %(default)s)")
     add("--text-config", type=Path, metavar="YAML", help="sources, weights and all")
-    add("--total-tokens", type=count, default=2_000_000, metavar="N", help="(default: %(default)s)")
-    add("--context-size", type=count, default=128, metavar="N", help="(default: %(default)s)")
+    # Without defaults here, so that it is known whether they stand over those of --text-config.
+    add("--total-tokens", dest="tokens", type=count, metavar="N", help="(default: 2000000)")
+    add("--context-size", dest="context", type=count, metavar="N", help="(default: 128)")
+    parser.set_defaults(text_defaults={"tokens": 2_000_000, "context": 128})
     add("--n-top-ex-for-generation", type=_whole, default=10, metavar="N",
         help="strongest examples a feature (default: %(default)s)")  # fmt: skip
     add("--n-iw-ex-for-generation", type=_whole, default=5, metavar="N",
@@ -164,9 +188,10 @@ def _default_name(jobs: list[tuple[str, Any]]) -> str:
 
 
 def _evaluate(name: str, arguments: argparse.Namespace, folder: Path, llm: Any) -> dict[str, Any]:
-    from harness_ext.sensitivity import output, run
+    from harness_ext.sensitivity import collected, output, run
+    from interventions.cache import cache_dir
 
-    settings = run.Settings(
+    settings = collected.Settings(
         features=tuple(arguments.feature_indices) if arguments.feature_indices else None,
         number=arguments.features or None,
         seed=arguments.seed,
@@ -176,19 +201,15 @@ def _evaluate(name: str, arguments: argparse.Namespace, folder: Path, llm: Any) 
         per_call=arguments.samples,
         attempts=arguments.attempts,
     )
-    text = None
-    if arguments.facts is None:
-        if arguments.dataset_name:
-            arguments.text = [*arguments.text, f"hub:{arguments.dataset_name}"]
-        arguments.tokens, arguments.context = arguments.total_tokens, arguments.context_size
-        text = text_of(arguments).model_copy(update={"bos": True})
+    text = None if arguments.facts is not None else _text(arguments)
     subject = subject_of(arguments)
     place = folder / name
-    if arguments.facts is not None:
-        found = run.from_facts(subject, arguments.facts, settings)
+    if text is None:
+        found = collected.from_facts(subject, arguments.facts, settings)
     else:
-        assert text is not None
-        found = run.collect(subject, text, settings, place / ".density")
+        # A default name has the time in it: the next call would not find what this one read.
+        kept = place / ".text" if arguments.output_path else cache_dir("runs", "sensitivity")
+        found = collected.collect(subject, text, settings, kept)
     cost = run.estimated(subject, found, settings)
     _say(
         f"{name}: {cost.calls} requests to {llm.name}, about {cost.prompt_tokens} tokens to it and"
@@ -239,6 +260,15 @@ def _shown(part: dict[str, Any]) -> str:
     return f"{100 * part['value']:.0f}{ends}"
 
 
+def _speed(data: dict[str, Any]) -> str:
+    if data["features_per_hour"] is None:
+        return f"{data['llm']['usage']['cached']} replies came from disk, so no speed is given"
+    return (
+        f"{data['features_per_hour']:.0f} features an hour,"
+        f" {data['share_of_time_in_model']:.0%} of the time in the model"
+    )
+
+
 def _print(data: dict[str, Any], place: Path) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -261,8 +291,7 @@ def _print(data: dict[str, Any], place: Path) -> None:
     tries = ", ".join(f"{status} {n}" for status, n in data["llm"]["tries"].items())
     print(
         f"replies: {tries or 'none'}; {data['n_without_texts']} of {data['n_features']} features"
-        f" without texts; {data['features_per_hour']:.0f} features an hour,"
-        f" {data['share_of_time_in_model']:.0%} of the time in the model"
+        f" without texts; {_speed(data)}"
     )
     old, new = data["copied"], data["mean"]["generated_new"]
     print(

@@ -89,6 +89,7 @@ interventions.features.words
 interventions.features.reason
 interventions.features.reason_scores
 interventions.features.doctor
+interventions.features.firings
 interventions.features.examples
 interventions.features.scored
 interventions.features.passages
@@ -277,6 +278,7 @@ harness_ext.sensitivity.names
 harness_ext.sensitivity.prompts
 harness_ext.sensitivity.writer
 harness_ext.sensitivity.measure
+harness_ext.sensitivity.collected
 harness_ext.sensitivity.run
 harness_ext.sensitivity.output
 harness_ext.sensitivity.join

@@ -108,7 +108,8 @@ def summary(found: Evaluation, *, sae_name: str, text: Any, llm: Mapping[str, An
     """
     rows = [result.as_dict() for result in found.results]
     done = [row for row in rows if row["generated"]["n"]]
-    total = sum(found.seconds.values())
+    # Replies from disk took their time in another run: no speed follows from this one's.
+    total = 0.0 if found.usage.cached else sum(found.seconds.values())
     model = sum(found.seconds.get(part, 0.0) for part in ("text", "measure"))
     return {
         "kind": "sensitivity",
@@ -120,7 +121,9 @@ def summary(found: Evaluation, *, sae_name: str, text: Any, llm: Mapping[str, An
             **llm,
             "estimate": vars(found.estimate),
             "usage": vars(found.usage),
-            "calls_per_feature": found.usage.sent / len(rows) if rows else None,
+            "calls_per_feature": sum(len(one.seen) for one in found.written) / len(rows)
+            if rows
+            else None,
             "tries": writer.counts(found.written),
             "cut": sum(one.cut for one in found.written),
         },

@@ -6,7 +6,7 @@ activation depends on earlier words alone; keep what the examples share, vary as
 
 from collections.abc import Sequence
 
-from interventions.features.examples import MARK_SHARE, Example
+from interventions.features.examples import Example
 
 SEPARATOR = "<SAMPLE_SEPARATOR/>"
 NEWLINE = "↵"
@@ -33,14 +33,14 @@ _RULES = (
 )
 
 
-def marked(example: Example, pieces: Sequence[str]) -> str:
+def marked(example: Example, pieces: Sequence[str], level: float) -> str:
     """Return an example's text with `{{ }}` around active tokens and `↵` for line breaks.
 
     Args:
         example: its activations.
         pieces: text of each of its tokens.
+        level: activation that a token must exceed.
     """
-    level = MARK_SHARE * example.largest
     parts = [
         f"{{{{{piece}}}}}" if act > level else piece
         for piece, act in zip(pieces, example.acts, strict=True)

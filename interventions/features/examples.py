@@ -5,29 +5,19 @@ Source: the example collection of SAEBench's autointerp evaluation (Karvonen et 
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from interventions.errors import FeatureError
-from interventions.features.checkpoint import Checkpoint
-from interventions.fingerprint import digest, weights_digest
-from interventions.residuals import read_residuals
-from interventions.sae.activations import feature_acts
-from interventions.subject import Subject
-from interventions.text.config import TextConfig
-from interventions.text.rows import Row, rows
-from interventions.train.progress import Progress
+from interventions.features.firings import Density, Firings
 
 BUFFER = 10
 MARK_SHARE = 0.01
 ALIVE = 15
 _SPARE = 2
-_ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -48,66 +38,6 @@ class Example:
     def largest(self) -> float:
         """The largest activation in the window."""
         return max(self.acts)
-
-
-@dataclass(frozen=True, eq=False)
-class Density:
-    """How often and how strongly every feature fires on a text.
-
-    Attributes:
-        counts: `(d_sae,)` tokens at which it fires.
-        largest: `(d_sae,)` largest activations.
-        tokens: tokens that count.
-    """
-
-    counts: Tensor
-    largest: Tensor
-    tokens: int
-
-
-def density(subject: Subject, text: TextConfig, *, folder: Path | None = None) -> Density:
-    """Return how often every feature fires, after one pass over the text.
-
-    Args:
-        subject: model and SAE.
-        text: what to read.
-        folder: keeps the sums, so that a pass that was killed goes on.
-
-    Raises:
-        TextError: the text cannot be read.
-    """
-    sae, device = subject.sae, subject.device
-    sums = {
-        "counts": torch.zeros(sae.d_sae, dtype=torch.int64, device=device),
-        "largest": torch.zeros(sae.d_sae, device=device),
-        "tokens": torch.zeros(1, dtype=torch.int64, device=device),
-        "rows": torch.zeros(1, dtype=torch.int64, device=device),
-        "read": torch.zeros(1, dtype=torch.int64, device=device),
-    }
-    checkpoint = None
-    if folder is not None:
-        checkpoint = Checkpoint(folder, _key(subject, text, ()))
-        sums = {k: v.to(device) for k, v in (checkpoint.load() or sums).items()}
-    step = max(64, (1 << 24) // sae.d_sae)
-    left = islice(rows(text, subject.tokenizer), int(sums["rows"]), None)
-    with Progress("density", text.tokens or 0, "tok") as bar:
-        bar.to(int(sums["read"]))
-        while some := list(islice(left, _ROWS_AT_ONCE)):
-            for batch in read_residuals(subject.model, subject.hook_point, _ids(some)):
-                resid = batch.resid[batch.usable(subject.limit, subject.special_ids)]
-                for part in resid.split(step):
-                    acts = sae.encode(part)
-                    sums["counts"] += acts.count_nonzero(0)
-                    torch.maximum(sums["largest"], acts.amax(0), out=sums["largest"])
-                sums["tokens"] += len(resid)
-                sums["read"] += batch.real.sum()
-                bar.to(int(sums["read"]))
-            sums["rows"] += len(some)
-            if checkpoint is not None:
-                checkpoint.save(sums)
-    if checkpoint is not None:
-        checkpoint.save(sums, force=True)
-    return Density(sums["counts"].cpu(), sums["largest"].cpu(), int(sums["tokens"]))
 
 
 def choose(found: Density, number: int | None, seed: int, *, alive: int = ALIVE) -> list[int]:
@@ -132,71 +62,44 @@ def choose(found: Density, number: int | None, seed: int, *, alive: int = ALIVE)
     return sorted(random.Random(seed).sample(living, number))
 
 
-def collect(
-    subject: Subject,
-    text: TextConfig,
+def draw(
+    found: Firings,
     features: Sequence[int],
     *,
     top: int = 10,
     weighted: int = 5,
     buffer: int = BUFFER,
     seed: int = 42,
+    lead: int = 0,
 ) -> dict[int, list[Example]]:
     """Return examples of each feature, largest activation first; empty where it never fires.
 
-    Of the `top + 2` strongest windows that do not overlap `top` are drawn, and `weighted` of
-    `weighted + 2` windows that are drawn by squared activation from the weaker ones; fewer where
-    there are fewer.
+    Of the `top + 2` strongest firings that are more than `buffer` tokens apart `top` are drawn, and
+    `weighted` of `weighted + 2` that are drawn by squared activation from the weaker ones; fewer
+    where there are fewer.
 
     Args:
-        subject: model and SAE.
-        text: what to read; memory grows with the firings of these features and the tokens' ids.
+        found: of `firings`, for these features.
         features: indices.
         top: strongest windows.
         weighted: others.
         buffer: tokens before and after the firing.
         seed: of the draws; each feature has its own stream.
-
-    Raises:
-        SAEError: a feature is outside the SAE.
-        TextError: the text cannot be read.
+        lead: tokens at the beginning of every row, such as BOS, that no window holds.
     """
-    chosen = subject.sae.directions(features)
-    parts: list[Tensor] = []
-    values: list[Tensor] = []
-    read: list[Tensor] = []
-    with Progress("examples", text.tokens or 0, "tok") as bar:
-        seen = 0
-        stream = rows(text, subject.tokenizer)
-        while some := list(islice(stream, _ROWS_AT_ONCE)):
-            for batch in read_residuals(subject.model, subject.hook_point, _ids(some)):
-                keep = batch.usable(subject.limit, subject.special_ids)
-                acts, _ = feature_acts(batch.resid, chosen)
-                acts = acts * keep.unsqueeze(-1)
-                where = acts.nonzero()
-                values.append(acts[tuple(where.T)].cpu())
-                numbers = torch.tensor(batch.rows, device=where.device) + len(read)
-                parts.append(
-                    torch.cat([numbers[where[:, 0]].unsqueeze(1), where[:, 1:]], dim=1).cpu()
-                )
-                seen += int(batch.real.sum())
-                bar.to(seen)
-            read += [row.ids for row in some]
-    where, value = torch.cat(parts), torch.cat(values)
-    found: dict[int, list[Example]] = {}
-    for slot, feature in enumerate(features):
-        mine = where[:, 2] == slot
-        found[feature] = windows(
-            where[mine, :2],
-            value[mine],
-            read,
+    return {
+        feature: windows(
+            where,
+            value,
+            found.read,
             top=top,
             weighted=weighted,
             buffer=buffer,
             seed=seed * 1_000_003 + feature,
-            lead=int(text.bos and subject.tokenizer.bos_token_id is not None),
+            lead=lead,
         )
-    return found
+        for feature, (where, value) in zip(features, found.of(len(features)), strict=True)
+    }
 
 
 def windows(
@@ -238,10 +141,15 @@ def windows(
         drawn = weaker[picked].tolist()
     kept = [(i, "top") for i in _some(strongest, top, generator)]
     kept += [(i, "weighted") for i in _some(drawn, weighted, generator)]
-    by_place = {(int(r), int(p)): float(a) for (r, p), a in zip(where, value, strict=True)}
+    chosen = [(int(places[i, 0]), int(places[i, 1]), kind) for i, kind in kept]
+    # Dense features fire a million times, and only a dozen rows matter.
+    near = torch.isin(where[:, 0], torch.tensor([row for row, _, _ in chosen]))
+    by_place = {
+        (row, place): act
+        for (row, place), act in zip(where[near].tolist(), value[near].tolist(), strict=True)
+    }
     found = []
-    for i, kind in kept:
-        row, place = (int(x) for x in places[i])
+    for row, place, kind in chosen:
         span = range(place - buffer, place + buffer + 1)
         ids = tuple(read[row][place - buffer : place + buffer + 1].tolist())
         found.append(Example(ids, tuple(by_place.get((row, p), 0.0) for p in span), kind))
@@ -249,7 +157,7 @@ def windows(
 
 
 def _apart(places: Tensor, acts: Tensor, number: int, buffer: int) -> list[int]:
-    """Return indices of the strongest firings whose windows have no token in common's middle."""
+    """Return indices of the strongest firings, none within `buffer` tokens of a stronger one."""
     taken: list[int] = []
     spots: list[tuple[int, int]] = []
     for i in acts.argsort(descending=True, stable=True).tolist():
@@ -265,18 +173,3 @@ def _apart(places: Tensor, acts: Tensor, number: int, buffer: int) -> list[int]:
 def _some(items: Sequence[int], number: int, generator: torch.Generator) -> list[int]:
     order = torch.randperm(len(items), generator=generator)[:number].tolist()
     return [items[i] for i in order]
-
-
-def _ids(some: Sequence[Row]) -> Iterator[Tensor]:
-    return (row.ids for row in some)
-
-
-def _key(subject: Subject, text: TextConfig, features: Sequence[int]) -> str:
-    return digest(
-        {
-            "subject": subject.describe(),
-            "weights": weights_digest(subject.model),
-            "text": text.model_dump(mode="json"),
-            "features": list(features),
-        }
-    )

@@ -21,6 +21,12 @@ def command(place: Path, tmp_path: Path, url: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def without(given: list[str], option: str) -> list[str]:
+    """Return arguments without an option and its value."""
+    at = given.index(option)
+    return given[:at] + given[at + 2 :]
+
+
 def example_texts(body: dict[str, Any]) -> list[str]:
     """Return the examples in a request."""
     message = body["messages"][1]["content"]

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from harness_ext import cli
-from tests.harness_ext.sensitivity.runs import FEATURES, command, texts
+from tests.harness_ext.sensitivity.runs import FEATURES, command, texts, without
 from tests.llm_server import serve
 
 NOBODY = "http://127.0.0.1:9/v1"
@@ -21,7 +21,7 @@ NOBODY = "http://127.0.0.1:9/v1"
     [
         (["--sae-names", "nope"], "unknown SAE name 'nope'"),
         (["--sae-names", "py_4k_btopk_s0"], "is of EleutherAI/pythia-160m-deduped, --model is"),
-        (["--facts", "nowhere"], "nowhere holds no facts"),
+        (["--facts", "nowhere"], "--facts and --text both say where examples come from"),
         (["--feature-indices", "3", "48"], "feature 48 is outside 0..47 of"),
         (["--sae-path", "nowhere"], "SAE 'nowhere' does not exist"),
         (["--tries", "1"], f"writer at {NOBODY}: connection failed"),
@@ -39,6 +39,12 @@ def test_what_cannot_be_used_is_one_line(place, tmp_path, capsys, more, message)
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("sae-steered sensitivity: error: ")
     assert message in last
+
+
+def test_facts_that_are_not_there_are_one_line(place, tmp_path, capsys):
+    given = without(command(place, tmp_path, NOBODY, "--facts", "nowhere"), "--text")
+    assert cli.main(given) == 2
+    assert "nowhere holds no facts" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness_ext import cli
-from harness_ext.sensitivity import measure, output, run, writer
+from harness_ext.sensitivity import collected, measure, output, run, writer
 from harness_ext.sensitivity.prompts import SEPARATOR, cleaned, marked, parse, user_prompt
 from interventions.features.examples import Example
 from interventions.text.config import parse_text
@@ -18,6 +18,7 @@ from tests.harness_ext.sensitivity.runs import (
     only_folder,
     table,
     texts,
+    without,
 )
 from tests.llm_server import Action, completion, failure, serve
 from tests.tiny_models import save_sae
@@ -28,13 +29,22 @@ def found(place, subject, tmp_path_factory):
     text = parse_text(
         {"sources": [{"path": str(place / "text.jsonl")}], "context": 100, "bos": True}
     )
-    settings = run.Settings(features=(3, 7, 11))
-    return run.collect(subject, text, settings, tmp_path_factory.mktemp("run") / "density")
+    settings = collected.Settings(features=(3, 7, 11))
+    return collected.collect(subject, text, settings, tmp_path_factory.mktemp("run") / "density")
 
 
-def test_marks_stand_around_what_is_over_one_percent():
+def test_marks_stand_around_what_is_over_one_percent_of_the_features_largest(subject):
+    weak, strong = Example((5, 6), (0.2, 0.0), "weighted"), Example((5, 6), (30.0, 0.1), "top")
+    text = "".join(measure.pieces(subject, (5, 6)))
+    (only,) = collected.marked_texts(subject, {1: [weak]})[1]
+    assert only.startswith("{{")
+    first, second = collected.marked_texts(subject, {1: [strong, weak]})[1]
+    assert (first, second) == (only, text)
+
+
+def test_marks_stand_around_what_is_over_the_level():
     one = Example((1, 2, 3, 4), (0.0, 10.0, 0.2, 0.05), "top")
-    assert marked(one, ["a", " b", "\n", "c\ufffd"]) == "a{{ b}}{{↵}}c"
+    assert marked(one, ["a", " b", "\n", "c\ufffd"], 0.1) == "a{{ b}}{{↵}}c"
     assert cleaned("a{{ b}}{{↵}}c") == "a b\nc"
 
 
@@ -82,16 +92,16 @@ def test_activations_are_those_of_the_model_and_bos_and_sinks_do_not_count(subje
 
 def test_examples_are_read_once(place, subject, tmp_path, monkeypatch):
     text = parse_text({"sources": [{"path": str(place / "text.jsonl")}], "context": 100})
-    settings = run.Settings(number=4, top=2, weighted=2)
-    first = run.collect(subject, text, settings, tmp_path / "density")
+    settings = collected.Settings(number=4, top=2, weighted=2)
+    first = collected.collect(subject, text, settings, tmp_path / "density")
     assert len(first.examples) == 4
-    for name in ("density", "collect"):
-        monkeypatch.setattr(f"interventions.features.examples.{name}", None)
+    for name in ("density", "firings"):
+        monkeypatch.setattr(collected, name, None)
     other_writer = replace(settings, per_call=3, attempts=1)
     for same in (settings, other_writer):
-        assert vars(run.collect(subject, text, same, tmp_path / "density")) == vars(first)
+        assert vars(collected.collect(subject, text, same, tmp_path / "density")) == vars(first)
     with pytest.raises(TypeError):  # other settings: the text has to be read
-        run.collect(subject, text, run.Settings(number=3), tmp_path / "density")
+        collected.collect(subject, text, collected.Settings(number=3), tmp_path / "density")
 
 
 def test_texts_that_are_the_originals_have_the_originals_sensitivity(subject, found):
@@ -101,7 +111,7 @@ def test_texts_that_are_the_originals_have_the_originals_sensitivity(subject, fo
         )
         for f, some in found.examples.items()
     ]
-    for one in run.results_of(subject, found, same, run.Settings()):
+    for one in run.results_of(subject, found, same, collected.Settings()):
         assert len(one.original) == len(found.examples[one.feature]) > 3
         assert measure.rate(one.generated) == measure.rate(one.original)
         assert [r.acts for r in one.generated] == [r.acts for r in one.original]
@@ -114,8 +124,8 @@ def test_braces_of_a_text_itself_survive_in_the_originals(place, subject, tmp_pa
     path = tmp_path / "braces.txt"
     path.write_text("{{inn}} a the " * 120)
     text = parse_text({"sources": [{"path": str(path)}], "context": 100, "bos": True})
-    settings = run.Settings(features=tuple(range(16)))
-    found = run.collect(subject, text, settings, tmp_path / "run")
+    settings = collected.Settings(features=tuple(range(16)))
+    found = collected.collect(subject, text, settings, tmp_path / "run")
     results = run.results_of(subject, found, [], settings)
     read = [r for one in results for r in one.original]
     assert any("{{in" in subject.tokenizer.decode(list(r.ids)) for r in read)
@@ -148,6 +158,8 @@ def test_the_command_writes_the_six_files_and_their_numbers_follow_from_them(
         assert cli.main(command(place, tmp_path, server.url, "--json")) == 0
         assert len(server.bodies) == sent
         again = json.loads(capsys.readouterr().out)[0]
+        assert cli.main(command(place, tmp_path, server.url)) == 0
+        assert "3 replies came from disk, so no speed is given" in capsys.readouterr().out
     assert {p.name: p.read_bytes() for p in folder.glob("*.csv")} == first
     body = server.bodies[0]
     assert body["temperature"] == 1.0
@@ -186,7 +198,10 @@ def test_the_command_writes_the_six_files_and_their_numbers_follow_from_them(
     assert 'class="tokens"' in page
     data = json.loads((folder / output.SUMMARY).read_text())
     assert data["n_features"] == 3
-    assert data["llm"]["calls_per_feature"] == 0 or data["llm"]["usage"]["sent"] == 0
+    # All from disk: what the calls were is known, how fast they were is not.
+    assert data["llm"]["usage"]["sent"] == 0
+    assert data["llm"]["calls_per_feature"] == 1
+    assert data["features_per_hour"] is data["share_of_time_in_model"] is None
     low, value = data["features"][0]["generated"]["low"], data["features"][0]["generated"]["value"]
     assert 0 <= low <= value <= 1
 
@@ -254,6 +269,27 @@ def test_unusable_answers_of_the_server_are_counted_as_malformed(place, tmp_path
     assert "No texts came: malformed" in (only_folder(tmp_path) / output.PAGE).read_text()
 
 
+def test_without_an_output_path_a_second_call_reads_no_text_again(
+    place, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("SAE_STEERED_CACHE", str(tmp_path / "kept"))
+    monkeypatch.chdir(tmp_path)
+    broken = [True]
+    with serve(lambda n, body: failure(401) if broken[0] else texts()) as server:
+        given = without(command(place, tmp_path, server.url, "--json"), "--output-path")
+        assert cli.main(given) == 2
+        assert "401" in capsys.readouterr().err
+        broken[0] = False
+        for name in ("density", "firings"):
+            monkeypatch.setattr(collected, name, None)
+        assert cli.main(given) == 0
+    assert json.loads(capsys.readouterr().out)[0]["n_features"] == 3
+    assert list((tmp_path / "evals").glob("*/*/sensitivity.json"))
+    # Of what was read the examples and the counts stay, and nothing that grows with the text.
+    names = [path.name.split("-")[0] for path in (tmp_path / "kept/runs/sensitivity").iterdir()]
+    assert sorted(names) == ["density", "examples"]
+
+
 def test_a_dry_run_sends_nothing_and_says_what_it_would_cost(place, tmp_path, capsys):
     with serve(lambda n, body: texts()) as server:
         more = ("--dry-run", "--price", "0.4", "1.6", "--json")
@@ -287,10 +323,11 @@ def test_examples_come_from_a_fact_store_of_the_same_sae(place, tmp_path, capsys
     capsys.readouterr()
     with serve(lambda n, body: texts()) as server:
         more = ("--facts", str(facts), "--json")
-        assert cli.main(command(place, tmp_path, server.url, *more)) == 0
+        given = without(command(place, tmp_path, server.url, *more), "--text")
+        assert cli.main(given) == 0
         found = json.loads(capsys.readouterr().out)[0]
         other = save_sae(tmp_path / "other", seed=9).path
-        wrong = command(place, tmp_path, server.url, *more)
+        wrong = list(given)
         wrong[wrong.index("--sae-path") + 1] = str(other)
         assert cli.main(wrong) == 2
         assert "make them with `sae-steered facts` for this SAE" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from interventions.errors import FeatureError
+from interventions.features import checkpoint as checkpoint_module
 from interventions.features.checkpoint import Checkpoint
 
 
@@ -16,6 +17,7 @@ def test_what_was_saved_is_loaded_and_cleared(tmp_path):
     found = Checkpoint(folder, "abc").load()
     assert found is not None
     assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in sums.items()}
+    (folder / ".sums.safetensors.4711").write_bytes(b"half")  # of a write that was killed
     checkpoint.clear()
     assert not folder.exists()
 
@@ -27,6 +29,22 @@ def test_it_writes_no_more_often_than_asked(tmp_path):
     assert checkpoint.load() is None
     assert Checkpoint(tmp_path, "abc", every=0).save({"sum": torch.ones(1)})
     assert checkpoint.load() is not None
+
+
+def test_a_write_that_takes_long_is_rarer(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(checkpoint_module.time, "monotonic", lambda: clock[0])
+    checkpoint = Checkpoint(tmp_path, "abc", every=60)
+
+    def slow(path, tensors):
+        clock[0] += 10
+
+    monkeypatch.setattr(checkpoint_module, "write_tensors", slow)
+    clock[0] = 60
+    assert checkpoint.save({})
+    for seconds, due in ((61, False), (199, False), (200, True)):
+        clock[0] = 70 + seconds
+        assert checkpoint.due is due
 
 
 def test_sums_of_another_pass_are_refused(tmp_path):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from interventions.errors import FeatureError
-from interventions.features.examples import Density, choose, collect, density, windows
+from interventions.features.examples import choose, draw, windows
+from interventions.features.firings import Density, density
+from interventions.features.firings import firings as read_firings
 from interventions.subject import load_subject
 from interventions.text.config import parse_text
 from tests.tiny_models import D_SAE, save_model, save_sae
@@ -118,10 +120,24 @@ def test_density_and_examples_agree_with_the_model_row_by_row(tmp_path):
     assert (found.counts - counts).abs().max() <= 1  # rounding at a threshold
     again = density(subject, text, folder=tmp_path / "run")
     assert torch.equal(again.counts, found.counts)
+    assert again.seconds == found.seconds > 0
     features = choose(found, 3, 0)
-    examples = collect(subject, text, features, top=4, weighted=2)
+    examples = draw(read_firings(subject, text, features), features, top=4, weighted=2)
     assert list(examples) == features
     for feature in features:
         assert max(one.largest for one in examples[feature]) <= found.largest[feature] + 1e-4
         assert all(len(one.ids) == 21 for one in examples[feature])
         assert all(one.acts[10] > 0 for one in examples[feature])
+
+
+def test_a_text_of_sinks_alone_has_no_firings(tmp_path):
+    save_model(tmp_path / "model")
+    save_sae(tmp_path / "sae", median_norm=2.0)
+    (tmp_path / "text.txt").write_text("the end of an inn in the rain\n" * 40)
+    subject = load_subject(str(tmp_path / "model"), str(tmp_path / "sae"), guard=1e-6)
+    text = parse_text({"sources": [{"path": str(tmp_path / "text.txt")}], "context": 80})
+    found = density(subject, text)
+    assert found.tokens == int(found.counts.sum()) == 0
+    with pytest.raises(FeatureError, match="no feature fires more than 15 times in 0 tokens"):
+        choose(found, 2, 1)
+    assert draw(read_firings(subject, text, [3, 4]), [3, 4]) == {3: [], 4: []}

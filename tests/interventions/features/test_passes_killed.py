@@ -11,15 +11,15 @@ import pytest
 from tests.interventions.features.facts_cases import make_text
 from tests.tiny_models import save_model, save_sae
 
-pytestmark = pytest.mark.slow  # seven processes, each of which imports everything
+pytestmark = pytest.mark.slow  # eleven processes, each of which imports everything
 
 # The process kills itself right after a checkpoint that is neither the first nor the last.
 KILLED = """
 import os, signal, sys
-from interventions.features import aggregate, facts
+from interventions.features import aggregate, facts, firings
 from interventions.features.checkpoint import Checkpoint
 from harness_ext.cli import main
-facts._ROWS_TOGETHER, aggregate._AT_ONCE = 8, 4
+facts._ROWS_TOGETHER, aggregate._AT_ONCE, firings._ROWS_AT_ONCE = 8, 4, 8
 Checkpoint.due = property(lambda self: True)
 last, save, saved = int(sys.argv[1]), Checkpoint.save, []
 def counted(self, sums, **more):
@@ -99,3 +99,28 @@ def test_a_contrast_that_was_killed_ends_with_the_same_ranking(base, run):
     assert found[0]["features"]
     # Sums of a pass go when its result is written.
     assert not list(base.glob(".*.run-*"))
+
+
+def test_both_passes_of_sensitivity_go_on_where_they_were_killed(base, run, tmp_path):
+    text = ["--text", str(base / "text.jsonl"), "--total-tokens", "1200", "--context-size", "48"]
+    some = ["--features", "5", "--alive", "2", "--dry-run", "--json"]
+    writer = ["--llm-model", "nobody", "--base-url", "http://127.0.0.1:9/v1"]
+    command = ["sensitivity", *text, *some, *writer]
+    whole = saves(run(0, *command, "--output-path", str(tmp_path / "whole")))
+    # Each pass saves as often as the other.
+    assert whole % 2 == 0
+    assert whole >= 8
+    cut = [*command, "--output-path", str(tmp_path / "cut")]
+    # The first is killed in the first pass, the second in the second one.
+    assert run(2, *cut).returncode == -signal.SIGKILL
+    assert run(whole // 2, *cut).returncode == -signal.SIGKILL
+    assert not list((tmp_path / "cut").glob("*/.text/examples-*"))
+    assert saves(run(0, *cut)) == whole // 2 - 2
+    found = []
+    for name in ("whole", "cut"):
+        (path,) = (tmp_path / name).glob("*/.text/examples-*.json")
+        found.append(json.loads(path.read_text()))
+        assert found[-1].pop("seconds") > 0
+        assert not list(path.parent.glob("firings-*"))
+    assert found[0] == found[1]
+    assert any(examples for *_, examples in found[0]["features"])
