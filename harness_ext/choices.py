@@ -23,6 +23,11 @@ _LETTER_RE = re.compile(
 )
 # What may stand behind the letter: nothing, punctuation, or a word that goes on about it.
 _BEHIND_RE = re.compile(r"\s*(?:$|[).:},;*\]\u2014\u2013]|-\s|(?:because|since|as|which|is)\b)")
+# Another letter and nothing else: "A, B" and "(A); (C)" choose nothing.
+_SECOND_RE = re.compile(
+    r"[\s).*\]}]*[,;]\s*(?:(?:and|or)\s+)?[\s(*\[{$]*[A-J](?![A-Za-z0-9_'\u2019])"
+    r"(?=[\s).*\]}$]*(?:$|[,;]|and\b|or\b))"
+)
 _GAP = r"[\W_]{0,5}"
 _NAMED_RES = (
     # "option B is correct"
@@ -48,15 +53,15 @@ def choice_letter(text: str) -> str | None:
     r"""Return the option letter (A to J) that a short text names, or None.
 
     `B`, `(B)`, `b)`, `B) 12`, `\text{B}`, `\textbf{(B)}\ 12`, `**B**`, `Option B`, "B because …"
-    name one; "A man has …", "I think", `\Delta E` and "BC" do not.
+    name one; "A man has …", "I think", `\Delta E`, "BC" and "A, B" do not.
     """
     s = _WRAPPER_RE.sub("", _DELIMITER_RE.sub(" ", text[:200]))
     s = _SPACING_RE.sub(" ", s).strip().strip("$").strip()
     match = _LETTER_RE.match(s)
     if not match or "\\" in s[: match.start(1)]:
         return None
-    letter, rest = match.group(1), s[match.end() :]
-    if not _BEHIND_RE.match(rest):
+    letter, rest = match.group(1), re.sub(r"^\s*\$", "", s[match.end() :])
+    if not _BEHIND_RE.match(rest) or _SECOND_RE.match(rest):
         return None
     # A small letter is an option only by itself or in brackets: "a) …", not "a, then b".
     if letter.islower() and not re.match(r"\s*(?:$|[)}\]*.$]+\s*|\))", rest):

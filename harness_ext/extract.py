@@ -48,12 +48,18 @@ _STATED_CHOICE_RE = re.compile(
     rf"(?:is\b|:|=|would be\b|will be\b)){_GAP}",
     re.IGNORECASE,
 )
+# `\$` is money and no delimiter: $\$18.90$ is one formula.
 _MATH_RE = re.compile(
-    r"\$\$(.{1,400}?)\$\$|\$([^$\n]{1,400})\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]"
+    r"\$\$(.{1,400}?)\$\$|(?<!\\)\$((?:\\.|[^$\\\n]){1,400})\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]"
 )
 _CHOICE_LINE_RE = re.compile(r"^[\W_]{0,20}([A-J])[\W_]{0,20}$")
 _LEADING_RE = re.compile(
     rf"^[^\w.+-]{{0,20}}?(?:\\?\$\s{{0,3}})?({NUMBER})(?!\d)(?!\s{{0,5}}[-+*/x\u00d7=^\u00f7\\])"
+)
+
+
+_LIST_JOINT_RE = re.compile(
+    r"\s*(?:[,;]|\\text\s*\{\s*,?\s*(?:or|and)\s*\}|\b(?:or|and)\b)[\s,]*(?:(?:or|and)\b)?\s*"
 )
 
 
@@ -68,8 +74,8 @@ class Extracted:
 def last_boxed(text: str) -> str | None:
     r"""Return what the last balanced `\boxed{...}` holds, or None.
 
-    An unclosed box (a response that ran out of tokens) is passed over for an earlier one; a box
-    in a box gives the inner text of the outer one; `\boxed 7` gives `7`.
+    An unclosed box (a response that ran out of tokens) and an empty one are passed over for an
+    earlier one; a box in a box gives the inner text of the outer one; `\boxed 7` gives `7`.
     """
     closing = _closing_braces(text)
     found, outer_end = None, -1
@@ -82,7 +88,8 @@ def last_boxed(text: str) -> str | None:
             continue
         end = closing.get(match.end() - 1)
         if end is not None:
-            found, outer_end = text[match.end() : end].strip(), end
+            # "I put it within \boxed{} as asked" after the answer takes nothing back.
+            found, outer_end = text[match.end() : end].strip() or found, end
     return found
 
 
@@ -107,8 +114,9 @@ def stated_answer(text: str, *, choice: bool = False) -> str | None:
     """
     pattern = _STATED_CHOICE_RE if choice else _STATED_RE
     for start in reversed([match.end() for match in pattern.finditer(text)]):
-        end = text.find("\n", start, start + MAX_STATED_CHARS)
-        line = text[start : end if end >= 0 else start + MAX_STATED_CHARS]
+        lines = text[start : start + MAX_STATED_CHARS].split("\n", maxsplit=2)
+        # A display formula: its delimiter has a line of its own.
+        line = lines[1] if len(lines) > 1 and lines[0].strip() in ("$$", "\\[") else lines[0]
         cleaned = line.strip().strip("*_ ").rstrip(".").strip()
         if cleaned:
             return cleaned
@@ -185,7 +193,7 @@ def _offered(letter: str, options: Sequence[str] | None) -> bool:
 
 def _number_of(found: str) -> str | None:
     """Return the number that a boxed or stated text gives, or None."""
-    if parse_number(found) is not None:
+    if parse_number(found) is not None or _several_numbers(found):
         return found.strip()
     # "12 because …" gives 12, "3 + 4 = 7" gives 7.
     if leading := _LEADING_RE.match(found):
@@ -196,3 +204,13 @@ def _number_of(found: str) -> str | None:
     numbers = set(_NUMBER_RE.findall(tail))
     # One number among words ("about 12 apples") is that number; several are none.
     return numbers.pop() if len(numbers) == 1 and not re.search(r"[\\^*/+=]", tail) else None
+
+
+def _several_numbers(found: str) -> bool:
+    """Return whether a text is a list of different numbers: "5 or 6" is not the answer 5."""
+    if len(found) > MAX_STATED_CHARS:
+        return False
+    pieces = [piece.strip(" $") for piece in _LIST_JOINT_RE.split(found)]
+    # "12, 5 of which are red" is 12: what has a unit is no element of a list.
+    values = [None if re.search(r"[A-Za-z]{2}", p) else parse_number(p) for p in pieces]
+    return None not in values and len(set(values)) > 1

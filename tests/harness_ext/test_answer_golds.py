@@ -57,6 +57,33 @@ def test_every_gold_is_right_in_a_boxed_sentence(name):
     assert wrong == []
 
 
+SENTENCES = [
+    "**Final Answer**\n\\[\n\\boxed{%s}\n\\]\n",
+    "Therefore, the final answer is: $\\boxed{%s}$. I hope it is correct",
+    "The final answer is $%s$. I hope it is correct.",
+    "The answer is %s.",
+    "**Answer:** %s",
+    "**Answer: $%s$**",
+    "The final answer is \\(%s\\).",
+    "The final answer is:\n\n\\[ %s \\]\n",
+    "The final answer is:\n$$\n%s\n$$\n",
+    "So $\\boxed{%s}$, within \\boxed{}.",
+    "#### %s",
+]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_gold_is_right_in_the_usual_sentences(name):
+    kind, found = golds(name)
+    wrong = [
+        (gold, sentence)
+        for gold in sorted(set(found))
+        for sentence in SENTENCES
+        if not score(sentence % gold, gold, kind=kind, truncated=False).correct
+    ]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_the_gold_of_another_question_is_wrong_unless_it_says_the_same(name):
     kind, found = golds(name)

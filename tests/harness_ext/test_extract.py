@@ -27,6 +27,7 @@ from harness_ext.extract import (
         (r"{\boxed{3}", "3"),
         (r"\fbox{9}", "9"),
         (r"first \boxed{3}, then \boxed{4 and so", "3"),
+        (r"\boxed{18}, put within \boxed{} as asked", "18"),
         (r"\boxed{\left\{1, 2\right\}}", r"\left\{1, 2\right\}"),
         ("no box", None),
         (r"\boxed", None),
@@ -245,3 +246,34 @@ def test_a_response_that_repeats_an_open_box_for_ever_is_read_in_one_pass():
     assert last_boxed(r"\boxed{7} " + r"\boxed{" * 50_000) == "7"
     assert last_boxed(r"\boxed{7} " * 50_000) == "7"
     assert extract("answer " * 50_000, kind="number").value is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("number", "The answer is 5 or 6.", "5 or 6"),
+        ("number", r"\boxed{5, 6}", "5, 6"),
+        ("number", r"\boxed{5 \text{ or } 6}", r"5 \text{ or } 6"),
+        ("number", "The answer is 5, 5.", "5"),
+        ("number", "The answer is 12, 5 of which are red.", "12"),
+        ("choice", r"\boxed{A, B}", None),
+        ("choice", "Answer: (A), (C)", None),
+        ("choice", "The answer is $A$, $C$.", None),
+        ("choice", "Answer: A, B is wrong", "A"),
+    ],
+)
+def test_several_answers_are_not_one_of_them(kind, text, value):
+    assert extract(text, kind=kind).value == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        ("math", r"The final answer is $\$18.90$. I hope it is correct.", r"\$18.90"),
+        ("math", "The final answer is:\n\n$$\nx^2\n$$\n", "x^2"),
+        ("math", "The final answer is\n\\[\nx^2\n\\]", "x^2"),
+        ("choice", "The final answer is $B$. I hope it is correct.", "B"),
+    ],
+)
+def test_a_stated_formula(kind, text, value):
+    assert extract(text, kind=kind).value == value
