@@ -268,7 +268,11 @@ class OwnBenchmark(BaseModel):
             if raw.get(qid.lower()) is None:
                 raise DataError(f"row {i}: no {qid!r}; every question needs an id that stays")
             row = {ours: raw[theirs.lower()] for ours, theirs in names.items()}
-            return {**row, "qid": f"{self.name}-{raw[qid.lower()]}", "level": raw.get(level)}
+            return {
+                **row,
+                "qid": f"{self.name}-{raw[qid.lower()]}",
+                "level": raw.get(level.lower()),
+            }
 
         return Benchmark(
             name=self.name,

@@ -7,6 +7,7 @@ of their source, and options in an order that is a function of the question's id
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -157,9 +158,9 @@ def _read_file(path: Path) -> list[Row]:
         if path.suffix == ".json":
             raw = json.loads(text)
         elif path.suffix == ".csv":
-            raw = list(csv.DictReader(text.splitlines(keepends=True)))
+            raw = list(csv.DictReader(io.StringIO(text, newline="")))
         else:
-            # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
+            # Not splitlines(): strings may hold U+2028 and the like as they are, in a CSV file too.
             raw = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, OSError, csv.Error) as err:  # ValueError: JSON, UTF-8 and Arrow errors
         raise DataError(f"{path}: not readable as {path.suffix} ({err}); expected UTF-8") from err

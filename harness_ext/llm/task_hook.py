@@ -168,7 +168,8 @@ def task_llm(
                 f"{OPENROUTER_ENV} or OPENAI_API_KEY"
             )
     # `verifier=None` on lm-eval's command line is Python's None.
-    given = {k: "none" if k == "verifier" and v is None else v for k, v in metadata.items()}
+    switches = ("verifier", "judge")
+    given = {k: "none" if k in switches and v is None else v for k, v in metadata.items()}
     try:
         options = LLMOptions.model_validate(given)
     except ValidationError as err:

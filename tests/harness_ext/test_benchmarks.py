@@ -155,6 +155,19 @@ def test_the_other_file_types_hold_the_same(tmp_path, gpqa, suffix):
     assert other.sha256 == first.sha256
 
 
+def test_a_line_separator_in_a_cell_of_a_csv_file_is_text(tmp_path, gpqa):
+    rows = [json.loads(line) for line in gpqa.read_text().splitlines()]
+    rows[0]["Question"] = "one\u2028two\u0085three"
+    path = tmp_path / "gpqa_diamond.csv"
+    with path.open("w", newline="", encoding="utf-8") as out:
+        table = csv.DictWriter(out, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    found = load_corpus("gpqa_diamond", str(path)).rows
+    assert len(found) == len(rows)
+    assert found[0]["question"] == rows[0]["Question"]
+
+
 def test_a_broken_parquet_file_is_one_line(tmp_path):
     path = tmp_path / "x.parquet"
     path.write_bytes(b"no parquet")
@@ -237,15 +250,16 @@ def test_a_described_benchmark_maps_its_columns(tmp_path):
     described = {
         "name": "capitals",
         "kind": "choice",
-        "columns": {"qid": "Nr", "question": "Q", "answer": "Letter", "choices": "Options"},
-    }
-    write(
-        tmp_path / "capitals.jsonl",
-        [{"Nr": 7, "Q": "Capital of Peru?", "Options": ["Lima", "Quito"], "Letter": "A"}],
-    )
+        "columns": {
+            "qid": "Nr", "question": "Q", "answer": "Letter", "choices": "Options", "level": "Level"
+        },
+    }  # fmt: skip
+    row = {"Nr": 7, "Q": "Capital of Peru?", "Options": ["Lima", "Quito"], "Letter": "A"}
+    write(tmp_path / "capitals.jsonl", [{**row, "Level": 3}])
     (row,) = load_corpus(described, str(tmp_path)).rows
     assert row["qid"] == "capitals-7"
     assert row["choices"] == ["Lima", "Quito"]
+    assert row["level"] == "3"
     assert benchmark(described).number_range is None
 
 

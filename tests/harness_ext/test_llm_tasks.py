@@ -174,7 +174,7 @@ def test_it_is_off_by_default_and_on_as_in_the_seed_project(tmp_path):
     assert task_llm("t", {}, {"OPENROUTER_API_KEY": KEY}) is None
     env = {"PROCESSOR": "m", "OPENROUTER_API_KEY": KEY}
     assert task_llm("t", {"verifier": "none"}, env) is None
-    assert task_llm("t", {"verifier": None}, env) is None
+    assert task_llm("t", {"verifier": None, "judge": None}, env) is None
     on = task_llm("t", {"llm_cache": tmp_path}, env)
     assert on is not None
     assert (on.verifier, on.judge) == (True, False)
