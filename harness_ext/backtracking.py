@@ -39,7 +39,13 @@ class _Row(BaseModel):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str) -> str:
-        return _checked(pattern)
+        _checked(pattern)
+        # Flags for the whole and references by number are right alone and wrong within another.
+        return _checked(pattern, within=_whole(pattern, "start"))
+
+    def compiled(self) -> re.Pattern[str]:
+        """Return the pattern at its place in a sentence; its group `phrase` is what was asked."""
+        return re.compile(_whole(self.pattern, self.where), re.IGNORECASE)
 
 
 class _File(BaseModel):
@@ -55,9 +61,13 @@ class _File(BaseModel):
         return tuple(map(_checked, patterns))
 
 
-def _checked(pattern: str) -> str:
+def _whole(pattern: str, where: str) -> str:
+    return rf"{_LEAD if where == 'start' else ''}(?<!\w)(?P<phrase>{pattern})(?!\w)"
+
+
+def _checked(pattern: str, *, within: str | None = None) -> str:
     try:
-        re.compile(pattern)
+        re.compile(within or pattern)
     except re.error as err:
         raise ValueError(f"{pattern!r} is no regular expression ({err})") from None
     return pattern
@@ -143,12 +153,7 @@ def _read(path: Path) -> Phrases:
         raise DataError(f"{path}: {where}: {first['msg']}") from None
     if not file.phrases:
         raise DataError(f"{path}: no phrases; list at least one")
-    patterns = tuple(
-        (row.name, re.compile(
-            rf"{_LEAD if row.where == 'start' else ''}(?<!\w)(?P<phrase>{row.pattern})(?!\w)",
-            re.IGNORECASE))
-        for row in file.phrases
-    )  # fmt: skip
+    patterns = tuple((row.name, row.compiled()) for row in file.phrases)
     never = tuple(re.compile(pattern, re.IGNORECASE) for pattern in file.never)
     return Phrases(file.version, patterns, never)
 

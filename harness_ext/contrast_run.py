@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness_ext.contrasts import CONTRASTS, Choices, Sets
 from interventions.cache import cache_dir
 from interventions.errors import FeatureError, SpecError, TextError
@@ -97,7 +99,7 @@ def _sets(arguments: argparse.Namespace, subject: Subject) -> Sets:
             max_new_tokens=arguments.max_new_tokens,
             sample=arguments.sample,
             seed=arguments.seed,
-            journal=arguments.journal,
+            journal=arguments.journal or cache_dir("runs", "fixed-vs-needed"),
         )
         return fixed_vs_needed(answers, choices)
     if arguments.contrast:
@@ -195,6 +197,11 @@ def _formatted(sets: Sets, form: str) -> Sets:
         return dataclasses.replace(example, prompt=text, prompt_spans=moved, raw=True)
 
     form = form.replace("\\n", "\n")
+    if not any(e.prompt and not e.raw for e in (*sets.base, *sets.exp)):
+        raise SpecError(
+            "--prompt-format changes no text: none is a prompt that the model has not read yet;"
+            " leave it out, or name the prompts with --prompt-column"
+        )
     return dataclasses.replace(
         sets, base=[put(e) for e in sets.base], exp=[put(e) for e in sets.exp]
     )
@@ -226,11 +233,7 @@ def _run(arguments: argparse.Namespace, subject: Subject, sets: Sets) -> Found:
     passages = [make_passage(example, subject.tokenizer, counting) for example in examples]
     is_exp = [False] * len(sets.base) + [True] * len(sets.exp)
     key = aggregate.pass_key(subject, passages, arguments.special)
-    folder = (
-        arguments.out.with_name(f".{arguments.out.name}.run-{key}")
-        if arguments.out
-        else cache_dir("runs") / f"contrast-{key}"
-    )
+    folder = _folder(arguments, key)
     summaries = aggregate.collect(
         subject,
         passages,
@@ -271,18 +274,29 @@ def _run(arguments: argparse.Namespace, subject: Subject, sets: Sets) -> Found:
     return Found(scored, columns, Checkpoint(folder, key).clear)
 
 
+def _folder(arguments: argparse.Namespace, key: str) -> Path:
+    """Return where a pass of that key is kept until its result is written."""
+    if arguments.out:
+        return arguments.out.with_name(f".{arguments.out.name}.run-{key}")
+    return cache_dir("runs") / f"contrast-{key}"
+
+
 def _parity(arguments: argparse.Namespace, subject: Subject, sets: Sets) -> Found:
-    values = {}
+    how = {"aggregate": arguments.aggregate or "mean", "pad_to": arguments.parity_padding}
+    values, folders = {}, []
     for name, side in (("base", sets.base), ("exp", sets.exp)):
         texts = [parity_text(example, subject, arguments.think_end) for example in side]
+        key = parity.pass_key(subject, texts, arguments.parity, **how)
+        folders.append((_folder(arguments, key), key))
         values[name] = parity.parity_values(
-            subject,
-            texts,
-            arguments.parity,
-            aggregate=arguments.aggregate or "mean",
-            pad_to=arguments.parity_padding,
+            subject, texts, arguments.parity, **how, folder=folders[-1][0]
         )
-    result = parity.parity_contrast(values["base"], values["exp"], arguments.parity)
+    base, exp = values["base"], values["exp"]
+    result = parity.parity_contrast(base.values, exp.values, arguments.parity)
+    rows = parity.parity_rows(result, most=arguments.keep if arguments.out else parity.TOP)
+    if subject.sae.max_act is None:
+        largest = torch.maximum(base.largest, exp.largest).tolist()
+        rows = [{**row, "max_act": largest[row["feature"]]} for row in rows]
     scored = Scored.of(
         "contrast",
         subject,
@@ -293,21 +307,26 @@ def _parity(arguments: argparse.Namespace, subject: Subject, sets: Sets) -> Foun
             "padding": arguments.parity_padding,
             "aggregate": arguments.aggregate or "mean",
         },
-        features=parity.parity_rows(result, most=arguments.keep if arguments.out else parity.TOP),
+        features=rows,
         notes=[
             *sets.notes,
             "as the notebook computes it: BOS, template and sinks count, and nothing says what"
             " chance would do",
         ],
         facts={
-            **{name: {"texts": len(side)} for name, side in values.items()},
+            **{name: {"texts": len(side.values)} for name, side in values.items()},
             "removed": result.removed,
         },
     )
     names = ("base", "exp", "increase", "share_base", "share_exp")
     columns = {name: getattr(result, name) for name in names}
     columns = {"feature": list(range(subject.sae.d_sae)), **columns}
-    return Found(scored, columns, lambda: None)
+
+    def finish() -> None:
+        for folder, key in folders:
+            Checkpoint(folder, key).clear()
+
+    return Found(scored, columns, finish)
 
 
 def parity_text(example: Example, subject: Subject, think_end: str) -> str:

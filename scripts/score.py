@@ -3,12 +3,13 @@
     sae-steered score contrast --help
     sae-steered score reason --text records.jsonl --out runs/reason.json
 
-Every mode prints a table, writes all features to --out, and with --spec-out a steering spec of the
-best ones, which `sae-steered evaluate --spec` takes.
+`contrast` and `reason` print a table, write the ranking to --out, and with --spec-out a steering
+spec of the best features, which `sae-steered evaluate --spec` takes.
 """
 
 import argparse
 import importlib
+import sys
 from collections.abc import Sequence
 
 MODES: dict[str, str] = {
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SteeringError: the mode refuses its input.
     """
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="sae-steered score",
         description=__doc__,
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     modes = parser.add_subparsers(dest="mode", metavar="MODE", required=True)
-    chosen = next((word for word in argv or () if not word.startswith("-")), None)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
     module = None
     for name, line in MODES.items():
         # Only the chosen mode is imported: some import libraries that others do without.

@@ -11,6 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
+from harness_ext.feature_arguments import count
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the mode."""
@@ -19,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " records.jsonl")  # fmt: skip
     add("--out", type=Path, required=True, metavar="FILE.jsonl", help="where to write")
     add("--phrases", type=Path, metavar="YAML", help="phrases of your own")
-    add("--per-question", type=int, metavar="N", help="positives of a question at most")
-    add("--limit", type=int, metavar="N", help="pairs at most")
+    add("--per-question", type=count, metavar="N", help="positives of a question at most")
+    add("--limit", type=count, metavar="N", help="pairs at most")
     add("--seed", type=int, default=0, help="of the order and the choice (default: 0)")
     add("--json", action="store_true", help="print the counts as JSON")
 
@@ -33,6 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
     """
     from harness_ext.asked import read_asked
     from harness_ext.backtracking import balance, find_sentences, load_phrases
+    from harness_ext.errors import DataError
     from interventions.train.files import write_text
 
     phrases = load_phrases(arguments.phrases)
@@ -45,8 +48,12 @@ def main(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
     )
     rows = found.rows()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(arguments.out, text)
+    except OSError as error:
+        raise DataError(f"{arguments.out} cannot be written: {error}; name another file") from None
     counts = {
         "responses": len(asked),
         "sentences": len(sentences),

@@ -28,6 +28,7 @@ from harness_ext.feature_arguments import (
     count,
     finite,
     subject_of,
+    ways_on,
     write_ranking,
 )
 
@@ -37,6 +38,22 @@ NAMES = (
     "faithful-vs-unfaithful",
     "backtracking-vs-not",
     "fixed-vs-needed",
+)
+_FILES = "--base and --exp"
+_RUNS = ("faithful-vs-unfaithful", "backtracking-vs-not")
+ONLY_WITH: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("column", "prompt_column", "response_column", "group_column"), (_FILES,)),
+    "split": (_FILES,),
+    **dict.fromkeys(("run", "prompt_style"), _RUNS),
+    **dict.fromkeys(("detector", "sign", "mentions"), _RUNS[:1]),
+    **dict.fromkeys(("before", "phrases"), _RUNS[1:]),
+    "benchmark": ("cot-vs-plain", "fixed-vs-needed"),
+    **dict.fromkeys(("max_new_tokens", "sample", "journal"), ("fixed-vs-needed",)),
+}
+"""Arguments that mean something for some sets only; for any others they are refused."""
+NOT_IN_PARITY = (
+    *("trim", "min_base", "min_exp", "max_q", "permutations", "list", "part", "count_template"),
+    *("special", "first", "context", "batch_tokens"),
 )
 
 
@@ -74,10 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--phrases", type=Path, metavar="YAML", help="phrases of backtracking of your own")
     add("--prompt-style", default="boxed", help="of records.jsonl files (default: boxed)")
     add("--benchmark", default="aqua", help="cot-vs-plain, fixed-vs-needed (default: aqua)")
-    add("--max-new-tokens", type=int, default=512, metavar="N", help="fixed-vs-needed: tokens of a"
-        " chain of thought (default: 512)")  # fmt: skip
+    add("--max-new-tokens", type=count, default=512, metavar="N", help="fixed-vs-needed: tokens of"
+        " a chain of thought (default: 512)")  # fmt: skip
     add("--sample", action="store_true", help="fixed-vs-needed: temperature 0.6, top-p 0.95")
-    add("--journal", type=Path, metavar="DIR", help="fixed-vs-needed: keeps chains of thought")
+    add("--journal", type=Path, metavar="DIR", help="fixed-vs-needed: keeps chains of thought"
+        " (default: in the cache)")  # fmt: skip
     what = parser.add_argument_group("what counts")
     add = what.add_argument
     add("--part", choices=("prompt", "response", "reasoning", "final", "all"), help="of a text")
@@ -117,6 +135,7 @@ def main(arguments: argparse.Namespace) -> int:
     from harness_ext import contrast_run
 
     contrast_run.check(arguments)
+    _check_used(arguments)
     subject = subject_of(arguments)
     found = contrast_run.run(arguments, subject)
     scored = found.scored
@@ -128,10 +147,38 @@ def main(arguments: argparse.Namespace) -> int:
         print(json.dumps({**plain, "features": plain["features"][: arguments.top]}))
     else:
         _print(scored, arguments.top)
-        if command:
-            print(f"steer with it:\n  {command}")
+        for line in ways_on(arguments, command):
+            print(line)
     found.finish()
     return 0 if scored.features else 1
+
+
+def _check_used(arguments: argparse.Namespace) -> None:
+    """Return nothing if every argument that was given does something.
+
+    Raises:
+        SpecError: one does not.
+    """
+    from interventions.errors import SpecError
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = {
+        name
+        for name in (*ONLY_WITH, *NOT_IN_PARITY, "parity_padding")
+        if getattr(arguments, name) != parser.get_default(name)
+    }
+    sets = arguments.contrast or (_FILES if arguments.base else "--labelled")
+    for name in sorted(given):
+        flag = f"--{name.replace('_', '-')}"
+        if sets not in ONLY_WITH.get(name, (sets,)):
+            raise SpecError(
+                f"{flag} does nothing with {sets}; it goes with {' or '.join(ONLY_WITH[name])}"
+            )
+        if arguments.parity and name in NOT_IN_PARITY:
+            raise SpecError(f"{flag} does nothing with --parity, which is as the notebook is")
+        if name == "parity_padding" and arguments.parity != "reasoning":
+            raise SpecError(f"{flag} goes with --parity reasoning, where padding counts")
 
 
 def _print(scored: Any, top: int) -> None:

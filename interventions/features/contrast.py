@@ -233,7 +233,8 @@ def _keep(
         ("never active", fires),
         (f"active in fewer than {RARE} of all prompts", tested),
         (f"m_exp <= {settings.min_exp:g}", exp > settings.min_exp),
-        ("m_exp <= m_base", columns["mean_exp"] > columns["mean_base"]),
+        # Trimmed and not: what is ranked is the one, what is tested the other.
+        ("m_exp <= m_base", (columns["mean_exp"] > columns["mean_base"]) & (exp > base)),
         (f"q > {settings.max_q:g}", q.nan_to_num(nan=torch.inf) <= settings.max_q),
     ):
         removed[reason] = int((left & ~passes).sum())

@@ -9,13 +9,16 @@ leaves out attention sinks. `contrast` is what to use for anything else.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from interventions.errors import FeatureError
+from interventions.features.checkpoint import Checkpoint
 from interventions.features.contrast import percent, trimmed_mean
+from interventions.fingerprint import digest, weights_digest
 from interventions.residuals import read_padded
 from interventions.subject import Subject
 from interventions.train.progress import Progress
@@ -26,6 +29,20 @@ BATCH = 8
 TRIM = 0.05
 MIN_BASE, MIN_EXP = 0.01, 0.1
 TOP = 10
+
+
+@dataclass(frozen=True, eq=False)
+class ParityValues:
+    """What the features did in a set of prompts.
+
+    Attributes:
+        values: `(prompts, d_sae)` fp32, one value of every prompt and feature.
+        largest: `(d_sae,)` fp32, largest activations at tokens that are no padding and no sink: the
+            notebooks' values count sinks, and a strength must not be a multiple of those.
+    """
+
+    values: Tensor
+    largest: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +75,23 @@ def parity_values(
     aggregate: Literal["mean", "last"] = "mean",
     batch: int = BATCH,
     pad_to: Literal["batch", "set"] = "batch",
-) -> Tensor:
-    """Return a value of every prompt and feature, `(prompts, d_sae)` fp32.
+    folder: Path | None = None,
+) -> ParityValues:
+    """Return a value of every prompt and feature, and the largest activations.
 
     Args:
-        subject: model and SAE; its guard is not looked at.
+        subject: model and SAE; its guard is not looked at but for the largest activations.
         prompts: as the model reads them; the tokenizer adds its own BOS.
         notebook: which of the two.
         aggregate: over the tokens of a prompt.
         batch: prompts that are padded together.
         pad_to: the longest prompt of the batch, or of all prompts (for `reasoning`, where
             padding counts).
+        folder: keeps what was read, so that a run that was killed goes on.
 
     Raises:
-        FeatureError: there is no prompt, or an unknown notebook or aggregate.
+        FeatureError: there is no prompt, an unknown notebook or aggregate, or the folder is of
+            something else.
     """
     if notebook not in NOTEBOOKS or aggregate not in ("mean", "last"):
         raise FeatureError(
@@ -85,8 +105,17 @@ def parity_values(
     encoded = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     longest = max(map(len, encoded))
     found = torch.zeros(len(prompts), subject.sae.d_sae)
+    largest = torch.zeros(subject.sae.d_sae, device=subject.device)
+    done, checkpoint = 0, None
+    if folder is not None:
+        key = pass_key(subject, prompts, notebook, aggregate=aggregate, batch=batch, pad_to=pad_to)
+        checkpoint = Checkpoint(folder, key)
+        if (saved := checkpoint.load()) is not None:
+            found, done = saved["values"], int(saved["done"])
+            largest = saved["largest"].to(subject.device)
     with Progress(f"parity with {notebook}", len(prompts), " prompts") as bar:
-        for first in range(0, len(prompts), batch):
+        bar.to(done)
+        for first in range(done, len(prompts), batch):
             some = encoded[first : first + batch]
             width = longest if pad_to == "set" else max(map(len, some))
             tokens = torch.full((len(some), width), int(pad or 0))
@@ -97,11 +126,35 @@ def parity_values(
                 tokens[row, at], real[row, at] = torch.tensor(ids), True
             tokens, real = tokens.to(subject.device), real.to(subject.device)
             resid = read_padded(subject.model, subject.hook_point, tokens, real)
+            limit = float("inf") if subject.limit is None else subject.limit
+            inside = real & (torch.linalg.vector_norm(resid.float(), dim=-1) <= limit)
             for row in range(len(some)):  # one at a time: the activations of a batch may be large
                 acts = subject.sae.encode(resid[row])
                 found[first + row] = _value(acts, real[row], notebook, aggregate).cpu()
-            bar.to(first + len(some))
-    return found
+                largest = torch.maximum(largest, (acts * inside[row, :, None]).amax(0))
+            done = first + len(some)
+            bar.to(done)
+            if checkpoint is not None and (checkpoint.due or done == len(prompts)):
+                state = {"values": found, "largest": largest, "done": torch.tensor([done])}
+                checkpoint.save(state, force=True)
+    return ParityValues(found, largest.cpu())
+
+
+def pass_key(
+    subject: Subject,
+    prompts: Sequence[str],
+    notebook: Notebook,
+    *,
+    aggregate: Literal["mean", "last"] = "mean",
+    batch: int = BATCH,
+    pad_to: Literal["batch", "set"] = "batch",
+) -> str:
+    """Return what the values of `parity_values` depend on, as a digest."""
+    tokenizer: Any = subject.tokenizer
+    ids = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    padding = [tokenizer.padding_side, tokenizer.pad_token_id, tokenizer.eos_token_id]
+    about = [subject.describe(), weights_digest(subject.model), notebook, aggregate, batch, pad_to]
+    return digest([about, padding, ids])
 
 
 def _value(acts: Tensor, real: Tensor, notebook: Notebook, aggregate: str) -> Tensor:

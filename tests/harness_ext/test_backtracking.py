@@ -116,6 +116,10 @@ def test_positives_without_a_mate_are_counted_or_refused():
         ("{version: 1, phrases: []}", "no phrases"),
         ("{version: 1, phrases: [{name: a, pattern: '('}]}", "no regular expression"),
         ("{version: 1, phrases: [{name: a, pattern: b, color: c}]}", "color"),
+        # Right alone, and wrong in the middle of a pattern.
+        ("{version: 1, phrases: [{name: a, pattern: '(?i)wait'}]}", "no regular expression"),
+        ("{version: 1, phrases: [{name: a, pattern: '(?P<phrase>no)'}]}", "no regular expression"),
+        ("{version: 1, phrases: [{name: a, pattern: '(no) \\1'}]}", "no regular expression"),
     ],
 )
 def test_a_broken_phrase_file_is_refused(content, message, tmp_path):

@@ -254,6 +254,107 @@ def test_the_command_says_which_threshold_removed_how_many(subject_arguments, tm
     assert "by m_exp <= m_base" in printed
 
 
+def test_no_feature_no_spec_and_the_command_says_so(subject_arguments, tmp_path, capsys):
+    same = texts(tmp_path, "same.jsonl", ["the inner", "an error in the"])
+    spec = tmp_path / "s.yaml"
+    sets = ["--base", same, "--exp", same]
+    assert score.main(["contrast", *subject_arguments, *sets, "--spec-out", str(spec)]) == 1
+    assert f"no feature to steer: {spec} was not written" in capsys.readouterr().out
+    assert not spec.exists()
+
+
+def test_a_spec_of_another_kind_of_file_is_refused_before_anything_is_read(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        score.main(["contrast", "--contrast", "aqua-vs-trivia", "--spec-out", "best.txt"])
+    assert "'best.txt' is neither .yaml nor .json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("notebook", ["faithfulness", "reasoning"])
+def test_what_parity_finds_is_steered_without_stored_maxima(
+    subject_arguments, notebook, tmp_path, capsys, monkeypatch
+):
+    from tests.tiny_models import save_sae
+
+    monkeypatch.setenv("SAE_STEERED_CACHE", str(tmp_path / "cache"))
+    sae = save_sae(tmp_path / "sae", median_norm=2.0)  # says nothing of the largest activations
+    given = ["--model", subject_arguments[1], "--sae-path", str(sae.path)]
+    base = texts(tmp_path, "base.jsonl", ["the inner", "an error in the"], 9)
+    exp = texts(tmp_path, "exp.jsonl", ["?!?!?! 88888", "!!! 77777 ???"], 9)
+    spec = tmp_path / "s.yaml"
+    sets = ["--base", base, "--exp", exp, "--parity", notebook, "--spec-out", str(spec)]
+    assert score.main(["contrast", *given, *sets]) == 0
+    printed = capsys.readouterr().out
+    assert "clamped to 1.5 times max_act; where replies break" in printed
+    (edit,) = load_spec(spec).edits
+    assert edit.max_act > 0
+    assert not list((tmp_path / "cache" / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labelled", "x", "--column", "a"], "--column does nothing with --labelled"),
+        (["--base", "a", "--exp", "b", "--run", "r"], "--run does nothing with --base and --exp"),
+        (["--contrast", "cot-vs-plain", "--before"], "it goes with backtracking-vs-not"),
+        (["--labelled", "x", "--parity", "reasoning", "--trim", "0.1"], "--trim does nothing with"),
+        (["--labelled", "x", "--parity", "reasoning", "--part", "final"], "does nothing with --pa"),
+        (["--labelled", "x", "--parity-padding", "set"], "goes with --parity reasoning"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(arguments, message):
+    with pytest.raises(SpecError, match=message):
+        score.main(["contrast", *arguments])
+
+
+def test_a_format_without_prompts_to_put_in_is_refused(subject_arguments, tmp_path):
+    (tmp_path / "l.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 0}')
+    with pytest.raises(SpecError, match="--prompt-format changes no text"):
+        score.main(
+            ["contrast", *subject_arguments, "--labelled", str(tmp_path / "l.jsonl"),
+             "--prompt-format", "[INST] {prompt}"]
+        )  # fmt: skip
+
+
+def test_chains_of_thought_are_kept_without_being_asked_to(
+    subject_arguments, questions, tmp_path, monkeypatch
+):
+    from harness_ext import fixed_answers as module
+
+    monkeypatch.setenv("SAE_STEERED_CACHE", str(tmp_path / "cache"))
+    given = ["--contrast", "fixed-vs-needed", "--limit", "4", "--max-new-tokens", "4"]
+    with pytest.raises(SteeringError):  # so few tokens that all are cut: no set
+        score.main(["contrast", *subject_arguments, *given])
+    seen = []
+    generate = module.SteeredHF.generate_until
+
+    def watched(self, requests, **more):
+        self.model.generate = None  # would fail if it were called
+        seen.append(len(requests))
+        return generate(self, requests, **more)
+
+    monkeypatch.setattr(module.SteeredHF, "generate_until", watched)
+    with pytest.raises(SteeringError):
+        score.main(["contrast", *subject_arguments, *given])
+    assert seen == [4]
+
+
+@pytest.mark.parametrize("option", ["--limit", "--per-question"])
+def test_a_data_set_of_no_pairs_is_not_asked_for(option, run, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        score.main(["backtracking-data", str(run), "--out", str(tmp_path / "b"), option, "0"])
+    assert f"argument {option}: 0 is less than 1" in capsys.readouterr().err
+
+
+def test_a_data_set_that_cannot_be_written_is_one_line(tmp_path):
+    text = "We add {} and 4 here first. Wait, that gives {} and not 14. The rate is then {} each. "
+    found = [
+        r.model_copy(update={"reasoning": text.format(i, i, i)}) for i, r in enumerate(records(8))
+    ]
+    write_records(found[::3], tmp_path / "records.jsonl")
+    with pytest.raises(HarnessError, match=r"records.jsonl/b cannot be written"):
+        score.main(["backtracking-data", str(tmp_path), "--out", f"{tmp_path}/records.jsonl/b"])
+
+
 def test_parity_and_labelled_sets_and_formats_run(subject_arguments, tmp_path, capsys):
     rows = [{"text": f"{'?!' * (i % 2)} part {i}", "label": i % 2} for i in range(16)]
     path = tmp_path / "l.jsonl"

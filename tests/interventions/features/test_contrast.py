@@ -106,6 +106,22 @@ def test_every_aggregate_sees_the_plant(aggregate):
     assert contrast(units, settings).kept["increase"][:1] == [3]
 
 
+def test_a_feature_that_one_text_alone_lifts_is_no_increase_once_it_is_trimmed():
+    n = 24
+    passages = [torch.full((3, 4), 1.0) for _ in range(2 * n)]
+    for acts in passages[n:]:
+        acts[:, 2] = 0.9
+        acts[:, 3] = 2.0
+    passages[-1][:, 2] = 10.0
+    groups = [str(i) for i in range(2 * n)]
+    units = make_units(summaries_of(passages), groups, [False] * n + [True] * n)
+    kept = {}
+    for trim in (0.0, 0.05):
+        settings = dataclasses.replace(SETTINGS, trim=trim, max_q=1)
+        kept[trim] = contrast(units, settings).kept["increase"]
+    assert kept == {0.0: [3, 2], 0.05: [3]}
+
+
 def test_the_trimmed_mean_is_scipys():
     from scipy.stats import trim_mean
 

@@ -1,11 +1,15 @@
 """The parity mode against a port of what the two notebooks compute."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import trim_mean
 
 from interventions.errors import FeatureError
+from interventions.features import parity
+from interventions.features.checkpoint import Checkpoint
 from interventions.features.parity import parity_contrast, parity_rows, parity_values
 from interventions.subject import load_subject
 from tests.tiny_models import save_model, save_sae
@@ -63,7 +67,7 @@ def notebook_ranking(base, exp, notebook):
 @pytest.mark.parametrize("aggregate", ["mean", "last"])
 def test_the_ranking_is_the_notebooks(subject, notebook, aggregate):
     sets = (BASE, EXP)
-    values = [parity_values(subject, s, notebook, aggregate=aggregate) for s in sets]
+    values = [parity_values(subject, s, notebook, aggregate=aggregate).values for s in sets]
     expected = [notebook_values(subject, s, notebook, aggregate) for s in sets]
     for ours, theirs in zip(values, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
@@ -78,16 +82,16 @@ def test_the_ranking_is_the_notebooks(subject, notebook, aggregate):
 
 
 def test_the_two_notebooks_differ_by_their_padding(subject):
-    mean = parity_values(subject, BASE, "faithfulness")
-    padded = parity_values(subject, BASE, "reasoning")
+    mean = parity_values(subject, BASE, "faithfulness").values
+    padded = parity_values(subject, BASE, "reasoning").values
     assert not torch.allclose(mean, padded, atol=1e-3)
-    alone = parity_values(subject, BASE, "reasoning", batch=1)
+    alone = parity_values(subject, BASE, "reasoning", batch=1).values
     torch.testing.assert_close(mean, alone, atol=2e-5, rtol=1e-4)
 
 
 def test_padding_to_the_whole_set_counts_more_of_it(subject):
     prompts = [*BASE[:9], "a" * 79]  # 80 tokens with BOS
-    ours = parity_values(subject, prompts, "reasoning", pad_to="set")
+    ours = parity_values(subject, prompts, "reasoning", pad_to="set").values
     theirs = notebook_values(subject, prompts, "reasoning", "mean", whole_set=True)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 
@@ -97,3 +101,45 @@ def test_what_it_cannot_do_is_refused(subject):
         parity_values(subject, [], "reasoning")
     with pytest.raises(FeatureError, match="'median'"):
         parity_values(subject, BASE, "reasoning", aggregate="median")
+
+
+def test_largest_activations_are_those_at_tokens_that_are_no_padding_and_no_sink(subject):
+    prompts = [*BASE[:9], "a" * 79]
+    found = parity_values(subject, prompts, "reasoning").largest
+    guarded = dataclasses.replace(subject, median_norm=1.0, guard=2.2)
+    inside = parity_values(guarded, prompts, "reasoning").largest
+    every, kept = [], []
+    for prompt in prompts:
+        ids = torch.tensor([subject.tokenizer(prompt)["input_ids"]])
+        with torch.no_grad():
+            hidden = subject.model(ids, output_hidden_states=True).hidden_states
+        resid = hidden[subject.hook_point.layer + 1][0]
+        every.append(subject.sae.encode(resid))
+        kept.append(every[-1][resid.norm(dim=-1) <= 2.2])
+    assert 0 < sum(map(len, kept)) < sum(map(len, every))
+    close = {"atol": 2e-5, "rtol": 1e-4}
+    torch.testing.assert_close(found, torch.cat(every).amax(0), **close)
+    torch.testing.assert_close(inside, torch.cat(kept).amax(0), **close)
+    assert bool((inside < found).any())
+
+
+def test_values_that_were_kept_are_not_read_again(subject, tmp_path, monkeypatch):
+    whole = parity_values(subject, BASE, "reasoning")
+    read, calls = parity.read_padded, []
+
+    def twice(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return read(*given)
+
+    monkeypatch.setattr(parity, "read_padded", twice)
+    monkeypatch.setattr(Checkpoint, "due", property(lambda self: True))
+    with pytest.raises(KeyboardInterrupt):
+        parity_values(subject, BASE, "reasoning", folder=tmp_path / "run")
+    again = parity_values(subject, BASE, "reasoning", folder=tmp_path / "run")
+    assert len(calls) == 3 + 4  # of six batches two were kept
+    assert torch.equal(again.values, whole.values)
+    assert torch.equal(again.largest, whole.largest)
+    with pytest.raises(FeatureError, match="other settings"):
+        parity_values(subject, BASE, "faithfulness", folder=tmp_path / "run")
