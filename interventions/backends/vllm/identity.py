@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interventions.errors import ModelMismatchError
 from interventions.fingerprint import weights_digest
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ def checkpoint_digest(path: str | Path, dtype: torch.dtype) -> str:
     Args:
         path: folder with `config.json` and `*.safetensors`.
         dtype: that the model is run in.
+
+    Raises:
+        ModelMismatchError: there are no such files; the config alone does not name a model.
     """
     import transformers
 
@@ -86,6 +90,11 @@ class _Stored:
             handle = safe_open(folder / name, framework="pt")
             for key in handle.keys():  # noqa: SIM118 - not a dictionary
                 self._files[key] = handle
+        if not self._files:
+            raise ModelMismatchError(
+                f"{folder} holds no *.safetensors, by which a model is told from others; save it"
+                f" in that format (save_pretrained of transformers does)"
+            )
         self._stored_as = _parameters_by_key(model, self._files)
 
     def get(self, name: str, dtype: torch.dtype) -> Tensor | None:

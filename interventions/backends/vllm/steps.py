@@ -92,7 +92,8 @@ class Thinking:
             place = self._free_place()
         if due != start:
             inside = False
-            for token in known()[:start]:
+            before = known()[:start]
+            for token in before if len(before) == start else (-1,):
                 if token < 0:  # vLLM's placeholder for what only the device knows
                     raise ReceiptError(
                         f"the tokens of request {request} before position {start} are not known, so"

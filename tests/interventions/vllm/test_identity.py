@@ -6,6 +6,7 @@ import transformers
 
 from interventions.backends.vllm.identity import checkpoint_digest
 from interventions.default_model import resolve_pretrained
+from interventions.errors import ModelMismatchError
 from interventions.fingerprint import weights_digest
 from tests import tiny_models
 
@@ -65,6 +66,15 @@ def test_other_weights_are_another_model(tmp_path):
         for seed in range(3)
     }
     assert len(digests) == 3
+
+
+def test_a_config_alone_names_no_model(tmp_path):
+    """Two models in torch's own format would have one digest, and share their journals."""
+    model = tiny_models.make_model()
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelMismatchError, match=r"holds no \*\.safetensors"):
+        checkpoint_digest(tmp_path, torch.float32)
 
 
 @pytest.mark.real

@@ -18,6 +18,7 @@ from interventions.backends.vllm.compiled import (
 )
 from interventions.backends.vllm.op import SLOT_BITS, SLOT_MASK
 from interventions.backends.vllm.steps import Thinking, pack_rows
+from interventions.errors import ReceiptError
 from interventions.positions import Selector, thinking_step
 from interventions.receipt import TokenFacts, expected_tokens
 from tests.vllm_plans import cuts, mask_of
@@ -211,6 +212,15 @@ def test_the_host_needs_no_token_while_rows_continue():
         seen += mark(thinking, [("r", request, 1)], known=nothing)
         request.position += 1
     assert seen == [False, False, True, True, False, False, False, True]
+
+
+@pytest.mark.parametrize("known", [[5, 2], [5, 2, -1]], ids=["too few", "a placeholder"])
+def test_tokens_that_nobody_knows_are_not_taken_for_an_answer(known):
+    """The span may have been closed by the one that is missing."""
+    request = Request([5, 2, 6, 2], 2, 1)
+    request.position = 3
+    with pytest.raises(ReceiptError, match="before position 3 are not known"):
+        mark(Thinking(1, torch.device("cpu")), [("r", request, 1)], known=lambda: known)
 
 
 def test_a_name_that_is_used_again_starts_outside():
