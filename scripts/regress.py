@@ -104,7 +104,7 @@ def _run(args: argparse.Namespace) -> int:
 
     from harness_ext.autoload import install
     from harness_ext.regress.config import load_config, load_specs
-    from harness_ext.regress.runs import load_runs
+    from harness_ext.regress.runs import load_runs, runs_of
 
     config = load_config(args.config)
     folder = args.config.parent
@@ -113,8 +113,10 @@ def _run(args: argparse.Namespace) -> int:
     settings = _settings(args, config.settings)
     if not args.update:
         from harness_ext.regress.baseline import read_baseline
+        from harness_ext.regress.check import check_metrics
 
-        read_baseline(path)  # a missing one is reported before anything is generated
+        # What makes a check impossible is reported before anything is generated.
+        check_metrics(read_baseline(path), settings)
     install()
     from harness_ext.evaluate import compare
     from harness_ext.stdout import others_to_stderr
@@ -122,7 +124,7 @@ def _run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         output = args.output or Path(temporary)
         with others_to_stderr():
-            compare(
+            made = compare(
                 {"backend": "hf", **config.model},
                 specs,
                 config.tasks,
@@ -132,7 +134,8 @@ def _run(args: argparse.Namespace) -> int:
                 metadata=config.metadata,
                 chat_template=config.chat_template,
             )
-        runs = load_runs([output])
+        # The folder may hold more, of an earlier run.
+        runs = runs_of(load_runs([output]), [run.name for run in made.runs], made.tasks)
     if args.update:
         return _update(runs, path, tuple(settings.margins), as_json=args.json)
     return _check(runs, path, settings, args)

@@ -16,6 +16,7 @@ from harness_ext.leaderboard.counting import (
     shared_questions,
     top_and_bottom,
 )
+from harness_ext.leaderboard.names import is_share
 from harness_ext.leaderboard.resample import Pairs
 from harness_ext.metric_table import Metric, get_metric
 from harness_ext.regress.baseline import Baseline, TaskBaseline, side_of
@@ -135,17 +136,10 @@ def check(baseline: Baseline, current: Baseline, settings: Settings | None = Non
         settings: margins and rule.
 
     Raises:
-        MetricError: a margin names an unknown metric, or one that the baseline was not counted
-            for.
+        MetricError: a margin is of no use here; see `check_metrics`.
     """
     settings = settings or Settings()
-    metrics = {name: check_ratio(get_metric(name)) for name in settings.margins}
-    for name in metrics:
-        if name not in baseline.metrics:
-            raise MetricError(
-                f"the baseline was not counted for '{name}', only for"
-                f" {', '.join(baseline.metrics)}; make it again with `update --metric {name}`"
-            )
+    metrics = check_metrics(baseline, settings)
     found = differences(baseline, current, settings.changed)
     noted = tuple(_noted(baseline, current))
     left_out = tuple(extra_questions(baseline, current))
@@ -185,6 +179,28 @@ def check(baseline: Baseline, current: Baseline, settings: Settings | None = Non
         noted=noted,
         settings=settings,
     )
+
+
+def check_metrics(baseline: Baseline, settings: Settings) -> dict[str, Metric]:
+    """Return the metrics of a check by name, once it is known that the baseline can be checked.
+
+    Raises:
+        MetricError: a margin names an unknown metric, or one that the baseline was not counted
+            for, or is more than a share can lose.
+    """
+    metrics = {name: check_ratio(get_metric(name)) for name in settings.margins}
+    for name, margin in settings.margins.items():
+        if name not in baseline.metrics:
+            raise MetricError(
+                f"the baseline was not counted for '{name}', only for"
+                f" {', '.join(baseline.metrics)}; make it again with `update --metric {name}`"
+            )
+        if is_share(name) and margin >= 1:
+            raise MetricError(
+                f"margin {margin:g} of {name} would pass any run: it is a share, and .02 stands"
+                f" for 2 points"
+            )
+    return metrics
 
 
 def _check(

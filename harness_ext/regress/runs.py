@@ -2,8 +2,8 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,17 @@ def load_runs(paths: Sequence[Path]) -> dict[str, Run]:
     return {name: runs[name] for name in sorted(runs, key=lambda n: (n != BASELINE, n))}
 
 
+def runs_of(
+    runs: Mapping[str, Run], names: Collection[str], tasks: Collection[str]
+) -> dict[str, Run]:
+    """Return the runs that have one of those names, with the records of those tasks."""
+    return {
+        name: replace(run, records=tuple(r for r in run.records if r.task in tasks))
+        for name, run in runs.items()
+        if name in names
+    }
+
+
 def _load(path: Path) -> list[Run]:
     if path.is_file():
         return runs_of_records(read_records(path), str(path))
@@ -110,21 +121,30 @@ def runs_of_board(board: Board) -> list[Run]:
     """Return a run for each row of a leaderboard that has records."""
     info = board.info
     tasks = {task.name: task for task in info.tasks}
+    prompts = {k: v for k, v in info.config.items() if k in ("chat_template", "system")}
+    shots = {t["name"]: t.get("num_fewshot") for t in info.config.get("tasks", ())}
     shared = {
         "model": info.model_identity,
         "dtype": info.dtype,
-        "prompts": {k: v for k, v in info.config.items() if k in ("chat_template", "system")},
         "decoding": {
             name: {"gen_kwargs": task.gen_kwargs, "repeats": task.repeats, "seed": info.seed}
             for name, task in tasks.items()
         },
         "data": {name: task.metadata.get("data_sha256") for name, task in tasks.items()},
-        "task": {name: _asked(task.metadata) for name, task in tasks.items()},
+        "task": {
+            name: _asked(task.metadata) | ({"n_shot": n} if (n := shots.get(name)) else {})
+            for name, task in tasks.items()
+        },
     }
     return [
         Run(
             row.id,
-            {**shared, "sae": row.sae, "intervention": {"fingerprint": row.fingerprint}},
+            {
+                **shared,
+                "prompts": {**prompts, **({"added": row.prompt} if row.prompt else {})},
+                "sae": row.sae,
+                "intervention": {"fingerprint": row.fingerprint},
+            },
             {"backend": info.backend, "versions": info.versions},
             board.records[row.id],
             (info.name,),

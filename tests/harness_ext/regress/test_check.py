@@ -5,14 +5,14 @@ import pytest
 
 from harness_ext.cli import main
 from harness_ext.errors import MetricError, RecordError, TaskConfigError
-from harness_ext.leaderboard.board import write_board
+from harness_ext.leaderboard.board import Board, write_board
 from harness_ext.leaderboard.simulate import Simulation, simulate_board
 from harness_ext.records import write_records
 from harness_ext.regress.baseline import make_baseline, read_baseline, write_baseline
 from harness_ext.regress.check import Settings, check, parse_margins
 from harness_ext.regress.comparable import differences
 from harness_ext.regress.config import load_config, load_specs
-from harness_ext.regress.runs import BASELINE, Run, load_runs
+from harness_ext.regress.runs import BASELINE, Run, load_runs, runs_of_board
 
 IDENTITY = {
     "model": "m1",
@@ -228,6 +228,12 @@ def test_metrics_that_were_not_counted_are_refused(baseline):
         check(baseline, baseline, Settings(margins={"nonsense": 0.1}))
 
 
+@pytest.mark.parametrize(("metric", "margin"), [("acc_none", 2.0), ("truncation", 1.0)])
+def test_a_margin_that_passes_any_run_is_refused(baseline, metric, margin):
+    with pytest.raises(MetricError, match=r"would pass any run: it is a share, and \.02 stands"):
+        check(baseline, baseline, Settings(margins={metric: margin}))
+
+
 def test_a_check_of_nothing_is_not_passed(records):
     empty = make_baseline({BASELINE: run_of([r for r in records["baseline"] if r.arm == "hint"])})
     verdict = check(empty, empty, Settings(margins={"acc_none": 0.1}))
@@ -297,6 +303,24 @@ def test_a_leaderboard_is_a_run(tmp_path, capsys):
     file = str(tmp_path / "b.json")
     assert main(["regress", "update", str(tmp_path / "board"), "--baseline", file]) == 0
     assert main(["regress", "check", str(tmp_path / "board"), "--baseline", file]) == 0
+
+
+def test_another_instruction_or_number_of_examples_is_no_comparison():
+    board = simulate_board(Simulation(features=1, nulls=0, questions=10))
+
+    def baseline_of(prompt, shots):
+        rows = (*board.rows[:1], board.rows[1].model_copy(update={"prompt": prompt}))
+        config = {"tasks": [{"name": "simulated", "num_fewshot": shots}]}
+        info = board.info.model_copy(update={"config": config})
+        runs = {run.name: run for run in runs_of_board(Board(info, rows, board.records))}
+        return make_baseline(runs)
+
+    same = baseline_of("Mention hints.", None)
+    assert check(same, same).outcome == "passed"
+    verdict = check(same, baseline_of("Keep quiet.", None))
+    assert [d[:2] for d in verdict.differences] == [("f0", "prompts")]
+    verdict = check(same, baseline_of("Mention hints.", 3))
+    assert [d[1] for d in verdict.differences] == ["task", "task"]
 
 
 def test_configs_are_checked(tmp_path):

@@ -108,6 +108,25 @@ def test_a_missing_baseline_is_reported_before_anything_is_generated(config, tmp
     assert "baseline.json" in capsys.readouterr().err
 
 
+def test_a_margin_of_no_use_is_reported_before_anything_is_generated(made, config, capsys):
+    gone = {"pretrained": "/no"}
+    for margins, says in (({"acc_placebo": 0.1}, "update --metric"), ({"acc_none": 5}, "any run")):
+        assert main(["regress", "run", write(config, made, model=gone, margins=margins)]) == 2
+        assert says in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_earlier_run_in_the_folder_is_not_checked_in_its_place(made, config, tmp_path, capsys):
+    shutil.copytree(made / "out", tmp_path / "out")
+    renamed = [{**config["specs"][0], "name": "renamed"}]
+    argv = ["regress", "run", write(config, made, specs=renamed)]
+    assert main([*argv, "--output", str(tmp_path / "out"), "--json"]) == 2
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["differences"] == [
+        ["pushed", "run", "the run has no 'pushed'; it has 'baseline', 'renamed'"]
+    ]
+
+
 def test_of_several_results_the_newest_counts(made, tmp_path):
     shutil.copytree(made / "out", tmp_path / "out")
     folder = tmp_path / "out" / "baseline"
