@@ -1,5 +1,6 @@
 """All rows of a leaderboard, measured once and kept, so that every process runs the same ones."""
 
+import hashlib
 import json
 import logging
 import os
@@ -13,7 +14,13 @@ from pydantic import ValidationError
 from harness_ext.leaderboard.board import Row
 from harness_ext.leaderboard.calibrate import Calibration, calibrate
 from harness_ext.leaderboard.config import Config, LeaderboardError
-from harness_ext.leaderboard.expand import Features, Planned, candidates, fixed_rows
+from harness_ext.leaderboard.expand import (
+    Features,
+    Planned,
+    candidates,
+    fixed_rows,
+    null_features,
+)
 from harness_ext.leaderboard.nulls import Nulls, with_changes
 from interventions.errors import ModelNotFoundError, SAENotFoundError
 from interventions.plan import ModelFacts, make_plan
@@ -31,19 +38,22 @@ def all_rows(
 
     The first process that plans a leaderboard in a folder writes its rows there; another one, or
     a later one, takes them: a value that was found by measuring differs in its last bits from one
-    machine to the next, and would not find its responses again.
+    machine to the next, and would not find its responses again. They are planned anew where the
+    configuration changed, or a file that it names: an SAE, a spec, a list of features.
 
     Raises:
         LeaderboardError: the rows cannot be made, or the folder cannot be written.
         SteeringError: a spec does not fit the model.
     """
     path = folder / PLAN
-    if (known := _read(path, config, features, model)) is not None:
+    tried = candidates(config, features, model)
+    digest = _digest(config, features, tried)
+    if (known := _read(path, digest, features, model)) is not None:
         return known
-    made = _plan(config, features, model, folder)
+    made = _plan(config, features, model, folder, tried)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     data = {
-        "digest": config.digest(),
+        "digest": digest,
         "created": created,
         "rows": [planned.row.model_dump(mode="json", exclude_defaults=True) for planned in made],
     }
@@ -62,16 +72,27 @@ def all_rows(
         raise LeaderboardError(
             f"'{folder}' cannot be written: {error.strerror or error}; give another --output"
         ) from None
-    return _read(path, config, features, model) or (made, created)
+    return _read(path, digest, features, model) or (made, created)
+
+
+def _digest(config: Config, features: Features, tried: Sequence[Planned]) -> str:
+    """Return what names the rows: the configuration, and what its files hold now.
+
+    The fingerprints of the candidates know the bytes of every SAE and spec.
+    """
+    drawn = null_features(config, features) if config.edits else []
+    names = [planned.row.fingerprint for planned in tried]
+    text = json.dumps([config.digest(), names, drawn])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _read(
-    path: Path, config: Config, features: Features, model: ModelFacts
+    path: Path, digest: str, features: Features, model: ModelFacts
 ) -> tuple[list[Planned], str] | None:
     """Return the rows that were planned for this configuration, None if there are none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data["digest"] != config.digest():
+        if data["digest"] != digest:
             logger.warning(
                 "%s holds another leaderboard: its rows are planned anew, its responses stay in"
                 " the store",
@@ -95,8 +116,9 @@ def _planned(row: Row, features: Features, model: ModelFacts) -> Planned:
     return Planned(row, plan)
 
 
-def _plan(config: Config, features: Features, model: ModelFacts, folder: Path) -> list[Planned]:
-    tried = candidates(config, features, model)
+def _plan(
+    config: Config, features: Features, model: ModelFacts, folder: Path, tried: list[Planned]
+) -> list[Planned]:
     calibration = _calibration(config, tried) if tried else None
     if calibration is not None:
         tried = with_changes(tried, calibration)

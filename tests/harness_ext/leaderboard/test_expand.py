@@ -14,7 +14,7 @@ from interventions.hook_points import parse_hook_point
 from interventions.plan import ModelFacts, make_plan
 from interventions.spec import SAERef, parse_spec
 from tests.harness_ext.leaderboard.boards import tiny_config
-from tests.tiny_models import D_MODEL
+from tests.tiny_models import D_MODEL, save_sae
 
 POINT = parse_hook_point("blocks.1.hook_resid_post")
 FACTS = ModelFacts("tiny", d_model=D_MODEL, n_layers=3)
@@ -71,8 +71,6 @@ def test_random_features_come_from_all_densities_and_are_never_taken_twice():
 
 
 def test_without_statistics_nothing_is_called_live(tmp_path):
-    from tests.tiny_models import save_sae
-
     sae = SAERef(path=str(save_sae(tmp_path / "bare").path))
     with pytest.raises(LeaderboardError, match="its live features are unknown; name features"):
         Features(sae).random(2, seed="a")
@@ -207,7 +205,43 @@ def test_rows_are_planned_once_for_all_processes(tiny, tmp_path):
     assert again[3].plan.fingerprint != rows[3].plan.fingerprint
     other = config_of(tiny, seed=7)
     anew, _ = all_rows(other, features, FACTS, tmp_path)
-    assert json.loads((tmp_path / PLAN).read_text())["digest"] == other.digest()
+    assert json.loads((tmp_path / PLAN).read_text())["digest"] != data["digest"]
     assert anew[0].row == rows[0].row
+    assert [p.row for p in all_rows(other, features, FACTS, tmp_path)[0]] == [p.row for p in anew]
     (tmp_path / PLAN).write_text("{")
     assert [p.row for p in all_rows(other, features, FACTS, tmp_path)[0]] == [p.row for p in anew]
+
+
+def test_rows_are_planned_anew_where_a_file_of_the_configuration_changed(tiny, tmp_path):
+    spec, found = tmp_path / "mine.yaml", tmp_path / "found.json"
+    folder, sae = tmp_path / "out", tmp_path / "sae"
+    folder.mkdir()
+    save_sae(sae, max_act=6.0, median_norm=8.0)
+
+    def plan():
+        config = config_of(
+            (tiny[0], str(sae)), features={"file": str(found)}, specs=[str(spec)], prompts=[]
+        )
+        rows, _ = all_rows(config, Features(config.sae), FACTS, folder)
+        return {planned.row.id: planned.row for planned in rows}
+
+    def write(value, feature):
+        edit = {"op": "add", "feature": 3, "value": value}
+        told = {"name": "mine", "sae": {"path": str(sae)}, "edits": [edit]}
+        spec.write_text(json.dumps(told))
+        found.write_text(json.dumps([{"feature": feature}]))
+
+    write(2.0, 0)
+    first = plan()
+    assert plan() == first
+    write(3.0, 0)
+    second = plan()
+    assert second["spec-mine"].value == 3.0
+    write(3.0, 5)
+    third = plan()
+    assert "f5_add_20" in third
+    assert "f0_add_20" not in third
+    save_sae(sae, max_act=6.0, median_norm=8.0, seed=9)
+    fourth = plan()
+    assert fourth["f5_add_20"].fingerprint != third["f5_add_20"].fingerprint
+    assert fourth["f5_add_20"].mean_change != third["f5_add_20"].mean_change
