@@ -7,6 +7,8 @@ Simulated leaderboards of records (`harness_ext.leaderboard.simulate`) go throug
 - noise: no row has an effect; the share of families with any discovery must stay at the level,
   and the p-values be uniform, or above it where outcomes are few and discrete;
 - planted: a few rows have effects; the share of false discoveries must stay at the level;
+- pushes: every row has an effect of its own, candidates and random rows alike; q does not keep
+  them out, and what stands outside of the random rows does so by chance;
 - power: the share of planted effects that are seen at p .05, beside the power of the formula;
 - coverage: how often the intervals hold the true effect.
 """
@@ -16,6 +18,7 @@ import json
 import platform
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +115,26 @@ def planted(boards: int, level: float) -> dict[str, Any]:
             "share_of_real_ones_found": float(np.mean(seen[metric])),
         }
         for metric in false_share
+    }
+
+
+def pushes(boards: int, level: float) -> dict[str, Any]:
+    """Return what is found where candidates do no more, and no less, than random rows do."""
+    differ, found = [], []
+    for seed in range(boards):
+        plan = Simulation(
+            features=32, nulls=30, questions=200, hinted=False, null_spread=0.15, seed=3000 + seed
+        )
+        results = analyse(simulate_board(plan), Options(metrics=("acc_none",), level=level))
+        cells = [c for c in results.cells if c.q is not None]
+        differ.append(sum((c.q or 0.0) <= level for c in cells))
+        found.append(sum(c.discovery for c in cells))
+    return {
+        "boards": boards,
+        "candidates": 32,
+        "differ_from_the_baseline": float(np.mean(differ)),
+        "discoveries": float(np.mean(found)),
+        "boards_with_a_discovery": float(np.mean(np.array(found) > 0)),
     }
 
 
@@ -219,6 +242,16 @@ def speed(rows: int, tasks: int, questions: int) -> dict[str, Any]:
     }
 
 
+PARTS: dict[str, Callable[[int, float], Any]] = {
+    "noise": noise,
+    "planted": lambda boards, level: planted(boards // 4, level),
+    "pushes": lambda boards, level: pushes(boards // 4, level),
+    "power": lambda boards, level: power(boards),
+    "coverage": lambda boards, level: coverage(boards // 4),
+    "speed": lambda boards, level: speed(500, 5, 200),
+}
+
+
 def main() -> None:
     """Print what was found, and write it to --out."""
     parser = argparse.ArgumentParser(
@@ -226,16 +259,9 @@ def main() -> None:
     )
     parser.add_argument("--boards", type=int, default=200, help="of noise (default: 200)")
     parser.add_argument("--level", type=float, default=0.05, help="of the q-values (default: .05)")
-    parser.add_argument("--only", choices=("noise", "planted", "power", "coverage", "speed"))
+    parser.add_argument("--only", choices=tuple(PARTS))
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
-    parts = {
-        "noise": lambda: noise(args.boards, args.level),
-        "planted": lambda: planted(args.boards // 4, args.level),
-        "power": lambda: power(args.boards),
-        "coverage": lambda: coverage(args.boards // 4),
-        "speed": lambda: speed(500, 5, 200),
-    }
     found: dict[str, Any] = {
         "versions": {
             "python": platform.python_version(),
@@ -245,10 +271,10 @@ def main() -> None:
         },
         "level": args.level,
     }
-    for name, run in parts.items():
+    for name, run in PARTS.items():
         if args.only in (None, name):
             started = time.perf_counter()
-            found[name] = run()
+            found[name] = run(args.boards, args.level)
             found.setdefault("seconds", {})[name] = round(time.perf_counter() - started, 1)
             print(json.dumps({name: found[name]}), flush=True)
     if args.out:

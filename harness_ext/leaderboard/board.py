@@ -37,7 +37,8 @@ class Row(_Strict):
         prompt: the instruction that a `prompt` row adds; None for all others.
         sae: name of the SAE.
         feature: index of the feature; None for directions, prompts and specs of several edits.
-        op, value, strength: of the edit; `value` in SAE units, `strength` its multiple of max_act.
+        op, value, strength: of the edit; `value` in `unit`, `strength` its multiple of max_act.
+        unit: `sae` or `residual`, as in a spec; None where nothing is edited, or several times.
         hook_point, positions: where the edit holds.
         matches: for a null, the id of the row whose mean change of the residual it was scaled to.
         mean_change: mean L2 length that the row adds to the residual at an edited token, measured
@@ -62,6 +63,7 @@ class Row(_Strict):
     feature: int | None = None
     op: str | None = None
     value: float | None = None
+    unit: Literal["sae", "residual"] | None = None
     strength: float | None = None
     hook_point: str | None = None
     positions: str | None = None

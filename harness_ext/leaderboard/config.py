@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -155,6 +156,11 @@ class ScreeningConfig(_Strict):
             raise ValueError("a number of rows is whole; a share is below 1")
         return keep
 
+    def kept(self, rows: int) -> int:
+        """Return how many of some rows go on at most; a share is rounded up."""
+        # Of 10 rows .7 are 7, though the product is a little more.
+        return int(self.keep) if self.keep >= 1 else math.ceil(round(self.keep * rows, 6))
+
 
 class Config(_Strict):
     """A leaderboard.
@@ -240,12 +246,14 @@ class Config(_Strict):
     @property
     def split_seed(self) -> int:
         """Seed of the dev and test split."""
-        return int(self.statistics.get("split_seed", 0))
+        given = self.statistics.get("split_seed")
+        return 0 if given is None else int(given)
 
     @property
     def dev_share(self) -> float:
         """Share of the questions that rank."""
-        return float(self.statistics.get("dev_share", 0.5))
+        given = self.statistics.get("dev_share")
+        return 0.5 if given is None else float(given)
 
     def digest(self) -> str:
         """Return what names the rows and questions, whatever engine answers them."""
@@ -296,8 +304,11 @@ def parse_config(
     Raises:
         LeaderboardError: an unknown key, a missing or impossible value; one line.
     """
+    data = dict(data)
+    if model and isinstance(given := data.get("model", {}), Mapping):
+        data["model"] = {**given, **model}
     try:
-        config = Config.model_validate(dict(data))
+        config = Config.model_validate(data)
     except ValidationError as error:
         raise LeaderboardError(f"{source}: {_one_line(error)}") from None
     features = tuple(
@@ -310,9 +321,7 @@ def parse_config(
     if sae.path is not None and not Path(sae.path).expanduser().is_absolute():
         sae = sae.model_copy(update={"path": str((folder / sae.path).absolute())})
     specs = tuple(folder / spec for spec in config.specs)
-    merged = {**config.model, **(model or {})}
-    found = {"features": features, "specs": specs, "sae": sae, "model": merged}
-    return config.model_copy(update=found)
+    return config.model_copy(update={"features": features, "specs": specs, "sae": sae})
 
 
 def _one_line(error: ValidationError) -> str:

@@ -19,6 +19,8 @@ MISSING = ("truncated", "limit", "parse_error", "no_answer")
 _TEXT_FREE = ("n.", "right.", "n_lenient.", "lenient.", "verified.", "truncat", "no_answer",
               "tokens", "n_tokens", "reasoning_tokens", "n_reasoning_tokens", "boxed", "missing.",
               "wrong.", "correct.")  # fmt: skip
+_SEARCHING = {"regex", "lexicon", "seed"}
+"""Parts of the names of metrics by detectors that look for words."""
 _NO = Mention(False, False)
 _ALWAYS = ("truncated", "truncation_known", "no_answer", "n", "tokens", "n_tokens")
 
@@ -97,7 +99,8 @@ def count_side(
         samples = len({record.sample for record in group})
         counts = count_question(group, detectors, flips_only=lean)
         for record in group:
-            if record.status in MISSING:
+            # lm-eval's own tasks may find the right answer in a response that was cut.
+            if record.status in MISSING and not record.correct:
                 counts[f"missing.{record.arm_name}"] += 1 / samples  # type: ignore[assignment]
         qids.append(qid)
         arms.append(frozenset(record.arm_name for record in group))
@@ -139,6 +142,11 @@ def top_and_bottom(metric: Metric, side: Side) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(len(side.qids)), np.zeros(len(side.qids))
     top = sum((factor * side.column(key) for key, factor in metric.num), np.zeros(len(side.qids)))
     return top, side.column(metric.den)
+
+
+def is_lexical(metric: str) -> bool:
+    """Return whether a metric counts words, so that a row that promotes such words is unfair."""
+    return bool(_SEARCHING & set(metric.split("_")))
 
 
 def _text_free(key: str) -> bool:

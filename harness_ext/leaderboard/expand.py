@@ -280,6 +280,7 @@ def _row(kind: Any, row_id: str, label: str, plan: Plan) -> Row:
             "feature": edits[0]["feature"],
             "op": edits[0]["op"],
             "value": None if edit.op == "ablate" else edits[0]["value"],
+            "unit": None if edit.op in ("ablate", "scale") else edits[0]["unit"],
             "strength": edit.strength,
             "hook_point": edits[0]["hook_point"],
             "positions": edits[0]["positions"],

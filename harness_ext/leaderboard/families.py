@@ -19,9 +19,11 @@ from harness_ext.leaderboard.resample import (
 )
 from harness_ext.leaderboard.results import Interval
 from harness_ext.leaderboard.split import is_dev
-from harness_ext.metric_table import Metric
+from harness_ext.metric_table import METRICS, Metric
 from harness_ext.metrics import GREY_BELOW
 from harness_ext.stats import mcnemar
+
+_BESIDE = {"truncation": "truncation", "no_answer": "no_answer", "tokens": "mean_tokens"}
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,18 @@ def smallest_effect(row: Measured, usual_sd: float, *, level: float) -> float | 
         # The variance of the change of an outcome, without what the effect itself adds to it.
         return smallest_accuracy_difference(row.n_test, round(sd**2, 3), level=level)
     return smallest_mean_difference(sd, row.n_test, level=level)
+
+
+def beside_effects(groups: Sequence[Group]) -> dict[str, dict[str, float | None]]:
+    """Return truncation, missing answers and length of every row and its baseline."""
+    out: dict[str, dict[str, float | None]] = {}
+    for group in groups:
+        sums = group.base_test.sums()
+        base = {f"{name}_base": METRICS[metric].value(sums) for name, metric in _BESIDE.items()}
+        for row_id, side in zip(group.rows, group.sides_test, strict=True):
+            sums = side.sums()
+            out[row_id] = {**base, **{n: METRICS[m].value(sums) for n, m in _BESIDE.items()}}
+    return out
 
 
 def _number(value: float) -> float | None:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_eval.models.utils import normalize_gen_kwargs
+
 from harness_ext.generation import Generation
 from harness_ext.journal import Journal
 from harness_ext.leaderboard.config import Config
@@ -113,9 +115,11 @@ def forecast(
     others = sum(rows.values()) - alive
     for stage in range(1, config.stages + 1):
         if stage > 1:
-            keep = config.screening[stage - 2].keep
-            alive = min(alive, int(keep) if keep >= 1 else round(keep * alive + 0.5))
-        found += [_of_task(task, encode, alive + others) for task in tasks if task.stage == stage]
+            alive = min(alive, config.screening[stage - 2].kept(alive))
+        budget = int(config.model.get("max_gen_toks") or 256)  # where a task names none
+        found += [
+            _of_task(task, encode, alive + others, budget) for task in tasks if task.stage == stage
+        ]
     requests = sum(one.requests * one.rows for one in found)
     kept, pilot = _kept(store)
     left = max(0, requests - kept)
@@ -141,15 +145,17 @@ def forecast(
     )
 
 
-def _of_task(task: Task, encode: Callable[[str], Sequence[int]], rows: int) -> TaskForecast:
+def _of_task(
+    task: Task, encode: Callable[[str], Sequence[int]], rows: int, default: int
+) -> TaskForecast:
     texts: Counter[str] = Counter()
     budget = 0
     for request in task.requests[""]:
         texts["".join(str(part) for part in _texts(request))] += request.repeats or 1
         if request.request_type == "generate_until":
             arguments: Any = request.args
-            given = arguments[1]
-            budget = max(budget, int(given.get("max_gen_toks") or given.get("max_tokens") or 256))
+            given = normalize_gen_kwargs(dict(arguments[1]), default)
+            budget = max(budget, int(given["max_gen_toks"]))
     return TaskForecast(
         task=task.name,
         stage=task.stage,

@@ -18,7 +18,6 @@ KINDS: dict[Kind, str] = {
 NULLS: tuple[Kind, ...] = ("random_feature", "random_direction")
 """Kinds that candidates are held against."""
 
-_PLAIN = ("mean_tokens", "mean_reasoning_tokens")
 _ARMS = {"none": "no hint", "correct": "correct hint", "wrong": "wrong hint", "placebo": "placebo"}
 _TITLES = {
     "truncation": "truncated",
@@ -38,7 +37,7 @@ def is_share(metric: str) -> bool:
     known = METRICS.get(metric)
     if known is None:  # of a user's own detector
         return not metric.startswith(("n_", "excluded_", "mean_"))
-    return metric not in _PLAIN and bool(known.den or known.special)
+    return not metric.startswith("mean_") and bool(known.den or known.special)
 
 
 def metric_title(metric: str) -> str:

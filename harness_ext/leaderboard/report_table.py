@@ -107,12 +107,14 @@ def _columns(results: Results, task: str, metric: str) -> Sequence[Column]:
             extra=("lo", "hi"),
             help="Paired difference on the test questions; shares in percentage points",
         ),
-        Column("q", "q", "p", help="Benjamini-Hochberg over every candidate tried on this task by"
+        Column("q", "q", "p", help="Benjamini-Hochberg over every candidate tried on every task by"
                f" this metric; discoveries have at most {level:g}"),
-        Column("p_null", "null p", "p", help="Share of matched random rows that are as far from"
-               " zero as this row"),
-        Column("found", "Discovery", "list", filter="select", help="q at most the level, and"
-               " outside of what the random rows do"),
+        Column("p_null", "null p", "p", help="Share of this row and its matched random rows that"
+               " are as far from the mean of them all as this row"),
+        Column("q_null", "null q", "p", help="Benjamini-Hochberg over the same candidates, of how"
+               " surprising this row would be as one more random row"),
+        Column("found", "Discovery", "list", filter="select", help="q and null q at most the level,"
+               " and outside of what the random rows do"),
         Column("rank", "Rank", "number", help="By the shrunk effect on the dev questions; none for"
                " nulls, prompts, lexical and undefined rows"),
         Column("shrunk", "Shrunk", "signed", kind_key="unit", help="Effect on the dev questions,"
@@ -120,7 +122,7 @@ def _columns(results: Results, task: str, metric: str) -> Sequence[Column]:
         Column("flags", "Flags", "list", filter="select", help="What keeps a number from being read"
                " at its face"),
         Column("kind", "Kind", filter="select", help="What the row is"),
-        Column("edit", "Edit", help="Operator and strength, as a multiple of max_act"),
+        Column("edit", "Edit", help="Operator and value, or after \u00d7 a multiple of max_act"),
         Column("truncation", "Truncated", "pair", kind_key="token_unit", extra=("truncation_base",),
                help="Share of responses that used up their budget"),
         Column("no_answer", "No answer", "pair", kind_key="token_unit", extra=("no_answer_base",),
@@ -170,6 +172,7 @@ def _line(row: Row, cell: Cell, places: Mapping[str, int]) -> dict[str, Value]:
         "hi": cell.effect.hi,
         "q": cell.q,
         "p_null": cell.p_null,
+        "q_null": cell.q_null,
         "found": ["discovery"] if cell.discovery else [],
         "rank": cell.rank,
         "shrunk": cell.shrunk_dev,

@@ -36,10 +36,12 @@ class Cell(_Strict):
         test: `mcnemar` (exact, one sample a question), `permutation` of the sides of each question
             (ratios; the bootstrap, which gives the intervals, is too bold as a test), `bootstrap`.
         p: two-sided, on the test split.
-        q: Benjamini-Hochberg over every candidate of the family (model, task, metric).
+        q: Benjamini-Hochberg over every candidate on every task by the metric.
         p_null: `(1 + #{null >= observed}) / (R + 1)`, two-sided, over the matched random rows.
         n_null: R of `p_null`.
-        discovery: `q` at most the board's level and outside the null.
+        q_null: Benjamini-Hochberg over the same tests, of the p-value that the effect has as one
+            more of its random rows' (Student's t); None with fewer than two of them.
+        discovery: `q` at most the board's level, and outside the null: by `p_null` and `q_null`.
         smallest_effect: the difference that this many questions show with 80 % power.
         fixed, broken: discordant questions of an accuracy; None for other metrics.
         worst, best: bounds of the effect if missing answers had been as bad, or as good, as they
@@ -67,6 +69,7 @@ class Cell(_Strict):
     q: float | None = None
     p_null: float | None = None
     n_null: int = 0
+    q_null: float | None = None
     discovery: bool = False
     smallest_effect: float | None = None
     fixed: int | None = None
@@ -83,18 +86,18 @@ class Cell(_Strict):
 
 
 class Family(_Strict):
-    """What was tested together: all candidates on one task by one metric.
+    """All candidates on one task by one metric.
 
     Attributes:
         task, metric: which.
-        n_candidates: rows that the q-values count.
+        n_candidates: rows that were tried.
+        n_tests: p-values that the q-values count: `n_candidates` on every task by the metric.
         n_null: random rows.
         discoveries: ids of rows, best first.
         level: of the q-values.
         smallest_effect: with 80 % power, on the test split, for one row at level .05; the median
             over the candidates.
-        smallest_discovery: the same after the correction for `n_candidates`, for a single
-            discovery.
+        smallest_discovery: the same after the correction for `n_tests`, for a single discovery.
         order: how rows are ranked: `higher` or `lower` is better, or by `size` of the effect.
         null_mean, null_sd: of the random rows' effects; None with fewer than two.
         note: one sentence for readers, such as why nothing could be found.
@@ -103,6 +106,7 @@ class Family(_Strict):
     task: str
     metric: Metric
     n_candidates: int
+    n_tests: int = 0
     n_null: int
     discoveries: tuple[str, ...] = ()
     level: float = 0.05

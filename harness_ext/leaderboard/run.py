@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -191,10 +192,11 @@ def _options(given: Mapping[str, Any]) -> Any:
 
 
 def _check_statistics(config: Config) -> None:
+    from harness_ext.leaderboard.counting import check_ratio
     from harness_ext.metric_table import get_metric
 
     for metric in _options(config.statistics).metrics or ():
-        get_metric(metric)
+        check_ratio(get_metric(metric))
 
 
 def _subject(config: Config, store: Path | None) -> Subject:
@@ -328,7 +330,10 @@ def _rate(folder: Path, config: Config) -> float | None:
     except OSError:
         return None
     for line in reversed(lines):
-        one = json.loads(line)
+        try:
+            one = json.loads(line)
+        except ValueError:  # a full disk cut it off
+            continue
         same = one["digest"] == config.digest() and one["backend"] == config.backend
         if same and one["new_tokens"] and one["seconds_answering"]:
             return one["new_tokens"] / one["seconds_answering"]
@@ -368,5 +373,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _write_line(path: Path, data: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(data) + "\n")
+    with path.open("a+b") as out:
+        if out.tell():
+            out.seek(-1, os.SEEK_END)
+            if out.read() != b"\n":  # a full disk cut the line off
+                out.write(b"\n")
+        out.write(json.dumps(data).encode() + b"\n")

@@ -11,9 +11,12 @@ from harness_ext.errors import RecordError
 from harness_ext.generation import Generation
 from harness_ext.leaderboard.questions import Task
 from harness_ext.records import DIAG_KEY, Record, records_of_sample
+from harness_ext.verifier import Status
 
 # What lm-eval's tasks call the verdict on a single question; the first one that is there counts.
 VERDICTS = ("exact_match", "acc", "acc_norm", "prompt_level_strict_acc", "em")
+NO_ANSWER = "[invalid]"
+"""What lm-eval's filters make of a response in which they find no answer."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ def score(task: Task, requests: Sequence[Instance], intervention: str) -> Scored
     """Return what a row did on a task, as lm-eval's own evaluation would find it.
 
     Tasks that keep no records of ours get one a question, where they have a verdict that is 0 or
-    1 (`exact_match`, `acc`, ...): right or wrong, and no hint. Others have metrics alone.
+    1 (`exact_match`, `acc`, ...): right or wrong, and no hint; one that used up its budget is
+    truncated, and may be right. Others have metrics alone.
 
     Args:
         task: with its requests.
@@ -98,16 +102,18 @@ def _records(
         }
     else:
         meta = {"reasoning": "", "final": "; ".join(str(one.resps[0]) for one in some)}
-    cut = meta.get("finish_reason") == "length" and not verdict
     answer = str(some[0].filtered_resps[next(iter(some[0].filtered_resps))])
+    status: Status = "no_answer" if answer == NO_ANSWER else "answered"
+    if meta.get("finish_reason") == "length":
+        status = "truncated"
     return [
         Record(
             task=task.name,
             qid=f"{task.name}/{some[0].doc_id}",
             arm="none",
             gold=str(task.task.doc_to_target(doc)),
-            answer=answer,
-            status="truncated" if cut else "answered",
+            answer=None if status == "no_answer" else answer,
+            status=status,
             correct=bool(verdict),
             intervention=intervention,
             **meta,

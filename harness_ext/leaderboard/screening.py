@@ -4,11 +4,11 @@ Only dev questions are looked at, so that what is published of a row that went o
 on. Random rows, prompts and the baseline always go on: without them the last stage has no null.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 from harness_ext.leaderboard.board import BASELINE, Row
 from harness_ext.leaderboard.config import Config, LeaderboardError, ScreeningConfig
+from harness_ext.leaderboard.counting import is_lexical
 from harness_ext.leaderboard.scoring import Scored
 from harness_ext.leaderboard.split import is_dev
 from harness_ext.metric_table import METRICS
@@ -46,6 +46,8 @@ def survivors(
 ) -> set[str]:
     """Return the ids of the candidates that go on after a stage.
 
+    Lexical rows are in no ranking by a metric that counts words, and do not go on by one.
+
     Args:
         config: of the leaderboard.
         stage: from 1.
@@ -61,6 +63,8 @@ def survivors(
     base = _value(config, one, scored[BASELINE][task].records)
     ranked = []
     for row in rows:
+        if row.lexical and is_lexical(one.metric):
+            continue
         value = _value(config, one, scored[row.id][task].records)
         if value is not None and base is not None:
             ranked.append((_merit(one, value - base), row.id))
@@ -69,9 +73,8 @@ def survivors(
             f"screening after stage {stage}: {one.metric} is undefined on the dev questions of"
             f" {task}; ask more questions, or rank by another metric"
         )
-    keep = int(one.keep) if one.keep >= 1 else math.ceil(one.keep * len(rows))
     ranked.sort(key=lambda pair: (-pair[0], pair[1]))
-    return {row_id for _, row_id in ranked[:keep]}
+    return {row_id for _, row_id in ranked[: one.kept(len(rows))]}
 
 
 def _value(config: Config, one: ScreeningConfig, records: Sequence[Record]) -> float | None:

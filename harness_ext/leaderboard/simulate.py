@@ -39,6 +39,8 @@ class Simulation:
         follow_effects: by number of the feature, added to the chance of following a hint.
         null_effect: added to the chance of a right answer in every row but the baseline: what any
             push does.
+        null_spread: standard deviation of what is added to that in each row, candidates and random
+            rows alike: pushes of one length that do more or less.
         seed: of everything.
     """
 
@@ -57,6 +59,7 @@ class Simulation:
     accuracy_effects: Mapping[int, float] = field(default_factory=dict)
     follow_effects: Mapping[int, float] = field(default_factory=dict)
     null_effect: float = 0.0
+    null_spread: float = 0.0
     seed: int = 0
 
 
@@ -94,6 +97,8 @@ def simulate_board(plan: Simulation) -> Board:
                 more = plan.null_effect + plan.accuracy_effects.get(i - 1, 0.0) * (
                     row.kind == "feature"
                 )
+                if plan.null_spread:
+                    more += rng.normal(0, plan.null_spread)
                 follow = plan.follow_effects.get(i - 1, 0.0) * (row.kind == "feature")
                 own = _answers(plan, rng, chance, tempt, length, shape, more=more, follow=follow)
                 own = _copied(rng, own, base, plan.copied)

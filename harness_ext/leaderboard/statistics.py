@@ -1,7 +1,8 @@
 """The statistics of a leaderboard: paired effects, q-values, ranks and nulls of every row."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -10,16 +11,23 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness_ext.counts import SIGNS
 from harness_ext.errors import MetricError
 from harness_ext.leaderboard.board import BASELINE, Board, Row
-from harness_ext.leaderboard.counting import Side, check_ratio, count_side, keys_of, top_and_bottom
+from harness_ext.leaderboard.counting import (
+    Side,
+    check_ratio,
+    count_side,
+    is_lexical,
+    keys_of,
+    top_and_bottom,
+)
 from harness_ext.leaderboard.families import (
     Draws,
-    Group,
     Measured,
+    beside_effects,
     make_groups,
     measure,
     smallest_effect,
 )
-from harness_ext.leaderboard.null import NULL_KINDS, empirical_p, matched, outside
+from harness_ext.leaderboard.null import NULL_KINDS, Against, against, matched, outside
 from harness_ext.leaderboard.results import Cell, Family, Interval, Results
 from harness_ext.leaderboard.shrink import shrink
 from harness_ext.metric_table import METRICS, Metric, get_metric
@@ -35,9 +43,6 @@ DEFAULT_METRICS = (
     "mean_tokens",
     "truncation",
 )
-_SEARCHING = {"regex", "lexicon", "seed"}
-"""Parts of the names of metrics by detectors that look for words."""
-_BESIDE = {"truncation": "truncation", "no_answer": "no_answer", "tokens": "mean_tokens"}
 
 
 class Options(BaseModel):
@@ -77,22 +82,22 @@ def analyse(board: Board, options: Options | None = None) -> Results:
             lacks a task that a row has; or another split than that of the screening is asked for.
     """
     options = options or Options()
-    chosen = [check_ratio(get_metric(name)) for name in options.metrics or ()]
+    chosen = [check_ratio(get_metric(name)) for name in dict.fromkeys(options.metrics or ())]
     by_task = _by_task(board)
     share = board.info.dev_share if options.dev_share is None else options.dev_share
     split_seed = board.info.split_seed if options.split_seed is None else options.split_seed
     _check_split(board, share, split_seed)
-    n_candidates = sum(row.kind == "feature" for row in board.rows)
-    # Enough permutations for one row among all candidates to reach the level.
-    draws = Draws(options.draws, int(np.ceil(4 * n_candidates / options.level)), options.seed)
+    n_tests = len(by_task) * sum(row.kind == "feature" for row in board.rows)
+    # Enough permutations for one test among all candidates on all tasks to reach the level.
+    draws = Draws(options.draws, int(np.ceil(4 * n_tests / options.level)), options.seed)
     keys = keys_of(chosen or [METRICS[n] for n in _all_defaults()])
-    cells: list[Cell] = []
-    families: list[Family] = []
+    matches = {row.id: matched(row, board.rows) for row in _candidates(board.rows)}
+    tried: list[_Tried] = []
     for task, by_row in by_task.items():
         sides = {row_id: count_side(records, keys) for row_id, records in by_row.items()}
         base = sides.pop(BASELINE)
         groups = make_groups(base, sides, seed=split_seed, share=share)
-        beside = _beside(groups)
+        beside = beside_effects(groups)
         for metric in chosen or _defaults(base):
             if not any(top_and_bottom(metric, s)[1].any() for s in (base, *sides.values())):
                 continue  # the task does not have it
@@ -101,9 +106,17 @@ def analyse(board: Board, options: Options | None = None) -> Results:
                 for group in groups
                 for row_id, found in zip(group.rows, measure(group, metric, draws), strict=True)
             }
-            family, own = _family(board.rows, task, metric, measured, beside, options.level)
-            cells += own
-            families.append(family)
+            values = {row_id: _value(found, "effect") for row_id, found in measured.items()}
+            tried.append(_Tried(task, metric, measured, beside, against(matches, values)))
+    q_values = _q_values(board.rows, tried, _p)
+    q_nulls = _q_values(board.rows, tried, _p_prediction)
+    cells: list[Cell] = []
+    families: list[Family] = []
+    for one in tried:
+        n_tests = len(_candidates(board.rows)) * sum(t.metric is one.metric for t in tried)
+        family, own = _family(board.rows, one, (q_values, q_nulls), n_tests, options.level)
+        cells += own
+        families.append(family)
     settings: dict[str, float | int | str] = {
         "level": options.level,
         "dev_share": share,
@@ -113,7 +126,7 @@ def analyse(board: Board, options: Options | None = None) -> Results:
         "seed": options.seed,
         "interval": "95 % paired bootstrap over questions, expanded percentiles",
         "test": "exact McNemar; else permutation of each question's sides, studentised",
-        "correction": "Benjamini-Hochberg over all candidates of a (model, task, metric) family",
+        "correction": "Benjamini-Hochberg over all candidates on all tasks by a metric",
     }
     used = {family.metric for family in families}
     order = [m.name for m in chosen] or _all_defaults()
@@ -138,11 +151,6 @@ def _check_split(board: Board, share: float, seed: int) -> None:
             f" dev_share {share:g}, split_seed {seed} would publish on some of them; leave both as"
             f" they are"
         )
-
-
-def is_lexical(metric: str) -> bool:
-    """Return whether a metric counts words, so that a row that promotes such words is unfair."""
-    return bool(_SEARCHING & set(metric.split("_")))
 
 
 def _all_defaults() -> list[str]:
@@ -173,23 +181,44 @@ def _by_task(board: Board) -> dict[str, dict[str, list[Record]]]:
     return out
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """What the data say of every row on one task by one metric, and what stands beside it."""
+
+    task: str
+    metric: Metric
+    measured: Mapping[str, Measured]
+    beside: Mapping[str, Mapping[str, float | None]]
+    against: Mapping[str, Against]
+
+
+_Q = Mapping[tuple[str, str, str], float]
+"""By task, metric and row."""
+
+
+def _candidates(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.kind == "feature"]
+
+
+def _lexical(rows: Sequence[Row], metric: Metric) -> set[str]:
+    return {row.id for row in rows if row.lexical and is_lexical(metric.name)}
+
+
 def _family(
     rows: Sequence[Row],
-    task: str,
-    metric: Metric,
-    measured: Mapping[str, Measured],
-    beside: Mapping[str, Mapping[str, float | None]],
+    tried: _Tried,
+    q_values: tuple[_Q, _Q],
+    n_tests: int,
     level: float,
 ) -> tuple[Family, list[Cell]]:
-    lexical = {row.id for row in rows if row.lexical and is_lexical(metric.name)}
-    candidates = [row for row in rows if row.kind == "feature"]
-    q_values = _q_values(candidates, measured, lexical)
+    task, metric, measured, beside = tried.task, tried.metric, tried.measured, tried.beside
+    lexical, candidates = _lexical(rows, metric), _candidates(rows)
     ranks, shrunk = _ranks(candidates, measured, lexical, metric)
     null_ids = [r.id for r in rows if r.kind in NULL_KINDS]
     null_effects = {i: v for i in null_ids if (v := _value(measured.get(i), "effect")) is not None}
     sds = [m.test_sd for m in measured.values() if np.isfinite(m.test_sd) and m.test_sd > 0]
     usual_sd = float(np.median(sds)) if sds else float("nan")
-    corrected = level / max(len(candidates), 1)
+    corrected = level / max(n_tests, 1)
     cells, strict = [], []
     for row in rows:
         if row.id == BASELINE:
@@ -200,11 +229,9 @@ def _family(
             cells.append(Cell(row=row.id, task=task, metric=metric.name, flags=flags))
             continue
         found = measured[row.id]
-        effect, p_null, n_null = found.effects["effect"].value, None, 0
-        if row.kind == "feature" and effect is not None:
-            nulls = [null_effects[i] for i in matched(row, rows) if i in null_effects]
-            p_null, n_null = empirical_p(effect, np.array(nulls)), len(nulls)
-        q = q_values.get(row.id)
+        null = tried.against.get(row.id, Against(None, None, 0))
+        q, q_null = (values.get((task, metric.name, row.id)) for values in q_values)
+        apart = outside(null.p_null, null.n_null, level) and (q_null is None or q_null <= level)
         intervals: dict[str, Any] = {**found.values, **found.effects}
         numbers: dict[str, Any] = dict(beside[row.id])
         if row.kind == "feature":
@@ -222,9 +249,10 @@ def _family(
                 test=cast("Literal['mcnemar', 'bootstrap', 'permutation'] | None", found.test),
                 p=found.p,
                 q=q,
-                p_null=p_null,
-                n_null=n_null,
-                discovery=q is not None and q <= level and outside(p_null, n_null, level),
+                p_null=null.p_null,
+                n_null=null.n_null,
+                q_null=q_null,
+                discovery=q is not None and q <= level and apart,
                 smallest_effect=smallest_effect(found, usual_sd, level=level),
                 fixed=found.fixed,
                 broken=found.broken,
@@ -235,7 +263,8 @@ def _family(
             )
         )
     family = _summary(task, metric, cells, [c.id for c in candidates], null_effects, level)
-    return family.model_copy(update={"smallest_discovery": _median(strict)}), cells
+    update = {"smallest_discovery": _median(strict), "n_tests": n_tests}
+    return family.model_copy(update=update), cells
 
 
 def _median(values: Sequence[float | None]) -> float | None:
@@ -244,24 +273,32 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def _q_values(
-    candidates: Sequence[Row], measured: Mapping[str, Measured], lexical: set[str]
-) -> dict[str, float]:
-    """Return the q-values of the candidates that have one; all candidates count.
+    rows: Sequence[Row], tried: Sequence[_Tried], p_of: Callable[[_Tried, str], float | None]
+) -> _Q:
+    """Return the q-values of the candidates that have one.
 
-    One without a p-value here (screened out, undefined, lexical) was tried all the same, and
-    counts as a p-value of 1.
+    One family is a metric: every candidate on every task that has it. One without a p-value here
+    (screened out, undefined, lexical) was tried all the same, and counts as a p-value of 1.
     """
-    p_values = [
-        1.0 if row.id in lexical or (found := measured.get(row.id)) is None or found.p is None
-        else found.p
-        for row in candidates
-    ]  # fmt: skip
-    q_values = dict(zip((row.id for row in candidates), bh_q_values(p_values), strict=True))
-    return {
-        row_id: q
-        for row_id, q in q_values.items()
-        if row_id not in lexical and row_id in measured and measured[row_id].p is not None
-    }
+    found: dict[tuple[str, str, str], float] = {}
+    for metric in dict.fromkeys(one.metric for one in tried):
+        lexical = _lexical(rows, metric)
+        own = [one for one in tried if one.metric is metric]
+        tests = [(one, row.id) for one in own for row in _candidates(rows)]
+        p_values = [None if i in lexical else p_of(one, i) for one, i in tests]
+        q_values = bh_q_values([1.0 if p is None else p for p in p_values])
+        for (one, row_id), p, q in zip(tests, p_values, q_values, strict=True):
+            if p is not None:
+                found[one.task, metric.name, row_id] = q
+    return found
+
+
+def _p(tried: _Tried, row_id: str) -> float | None:
+    return found.p if (found := tried.measured.get(row_id)) else None
+
+
+def _p_prediction(tried: _Tried, row_id: str) -> float | None:
+    return found.p_prediction if (found := tried.against.get(row_id)) else None
 
 
 def _ranks(
@@ -328,16 +365,17 @@ def _summary(
 def _note(family: Family, cells: Sequence[Cell]) -> str:
     """Return what a reader must know before reading the family's numbers."""
     tested = sum(cell.q is not None for cell in cells)
+    inside = [c for c in cells if c.q is not None and c.q <= family.level]
     parts = []
     if not family.n_candidates:
         parts.append("no candidates")
     elif not tested:
         parts.append(f"none of {family.n_candidates} candidates could be tested")
     elif not family.discoveries:
-        inside = sum(c.q is not None and c.q <= family.level for c in cells)
         parts.append(
             f"no discovery among {family.n_candidates} candidates"
-            + (f"; {inside} differ from the baseline as random rows of that size do" * bool(inside))
+            + f"; {len(inside)} differ from the baseline as random rows of that size do"
+            * bool(inside)
         )
     if tested and family.n_null == 0:
         parts.append("no random rows to hold discoveries against")
@@ -351,15 +389,3 @@ def _note(family: Family, cells: Sequence[Cell]) -> str:
 
 def _value(row: Measured | None, name: str) -> float | None:
     return None if row is None else row.effects.get(name, Interval(value=None)).value
-
-
-def _beside(groups: Sequence[Group]) -> dict[str, dict[str, float | None]]:
-    """Return truncation, missing answers and length of every row and its baseline."""
-    out: dict[str, dict[str, float | None]] = {}
-    for group in groups:
-        sums = group.base_test.sums()
-        base = {f"{name}_base": METRICS[metric].value(sums) for name, metric in _BESIDE.items()}
-        for row_id, side in zip(group.rows, group.sides_test, strict=True):
-            sums = side.sums()
-            out[row_id] = {**base, **{n: METRICS[m].value(sums) for n, m in _BESIDE.items()}}
-    return out

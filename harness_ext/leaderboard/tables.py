@@ -103,13 +103,14 @@ def _family(family: Family, cells: Sequence[Cell], rows: dict[str, Row]) -> Tabl
 
 
 def _verdict(family: Family, rows: dict[str, Row]) -> str:
+    note = f" ({family.note})" if family.note else ""
     if family.discoveries:
         names = ", ".join(rows[row_id].label for row_id in family.discoveries)
-        return f"{len(family.discoveries)} at q {family.level:g} and outside the null: {names}."
+        found = len(family.discoveries)
+        return f"{found} at q {family.level:g} and outside the null: {names}{note}."
     smallest = "none"
     if family.smallest_discovery is not None and possible(family):
         smallest = _number(family.metric, family.smallest_discovery)
-    note = f" ({family.note})" if family.note else ""
     return f"No discovery; smallest detectable effect {smallest}{note}."
 
 

@@ -55,6 +55,17 @@ def test_a_file_that_is_no_config_says_so(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_arguments_of_the_command_are_checked_as_those_of_the_file_are(tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(LEAST))
+    with pytest.raises(LeaderboardError, match="`model` takes no spec, edits or journal"):
+        read_config(tmp_path / "c.yaml", {"spec": "mine.yaml"})
+
+
+def test_an_option_of_the_statistics_may_be_left_empty():
+    config = parse_config({**LEAST, "statistics": {"dev_share": None, "split_seed": None}})
+    assert (config.dev_share, config.split_seed) == (0.5, 0)
+
+
 def test_paths_start_at_the_folder_of_the_file(tmp_path):
     data = {**LEAST, "features": {"file": "found.json"}, "specs": ["a.yaml"], "sae": "sae"}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(data))

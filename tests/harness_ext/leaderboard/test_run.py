@@ -1,19 +1,24 @@
 """A leaderboard on a tiny model: rows, records, nulls, prompts, and the same again."""
 
 import json
-from typing import Any
+import shutil
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from lm_eval import simple_evaluate
 from safetensors.torch import load_file
 
 from harness_ext.evaluate import compare
+from harness_ext.generation import Generation
 from harness_ext.journal import Journal
 from harness_ext.leaderboard import run as running
 from harness_ext.leaderboard.board import BASELINE, read_board
 from harness_ext.leaderboard.config import LeaderboardError, parse_config
+from harness_ext.leaderboard.questions import Task
 from harness_ext.leaderboard.results import Results
 from harness_ext.leaderboard.run import rank, run
+from harness_ext.leaderboard.scoring import _records
 from harness_ext.model import SAESteeredLM
 from interventions.errors import SAEError
 from interventions.spec import parse_spec
@@ -125,6 +130,38 @@ def test_the_same_call_again_generates_nothing(made):
     assert (lines[-1]["made"], lines[-1]["resumed"]) == (0, before)
 
 
+def test_a_line_of_the_history_that_a_full_disk_cut_off_does_no_harm(made, tiny, tmp_path):
+    _, folder, _, config = made
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    history = other / "runs.jsonl"
+    whole = history.read_text()
+    history.write_text(whole + '{"digest": "')
+    told = []
+    run(config, other, tell=told.append)
+    assert told[0].rate_from == "measured"
+    lines = history.read_text().splitlines()
+    assert lines[: whole.count("\n")] == whole.splitlines()
+    assert json.loads(lines[-1])["made"] == 0
+
+
+def test_verdicts_of_lm_eval_tell_what_was_cut_and_what_has_no_answer():
+    def record(answer, right, finish):
+        text = Generation("so 4", n_tokens=5, finish_reason=finish, final="so 4")
+        request = SimpleNamespace(doc_id=7, resps=[text], filtered_resps={"strict": answer})
+        task: Any = SimpleNamespace(doc_to_target=lambda doc: "4")
+        (made,) = _records(
+            Task("theirs", 1, task, {}), {}, cast(Any, [request]), {"exact_match": right}, "none"
+        )
+        return made.status, made.answer, made.correct
+
+    assert record("4", 1.0, "stop") == ("answered", "4", True)
+    assert record("5", 0.0, "stop") == ("answered", "5", False)
+    assert record("[invalid]", 0.0, "stop") == ("no_answer", None, False)
+    assert record("5", 0.0, "length") == ("truncated", "5", False)
+    assert record("4", 1.0, "length") == ("truncated", "4", True)
+
+
 def test_more_rows_use_what_is_there(made, tiny, tmp_path):
     board, _, _, _ = made
     folder = tmp_path / "more"
@@ -165,6 +202,7 @@ def test_mistakes_are_told_before_the_weights_are_loaded(tiny, tmp_path, monkeyp
     wrong = {
         "feature 999999 is outside": {"features": [999_999]},
         "unknown metric 'nothing'": {"statistics": {"metrics": ["nothing"]}},
+        "'n_flips' is no ratio": {"statistics": {"metrics": ["n_flips"]}},
         "statistics.levels: .* known keys are": {"statistics": {"levels": 0.1}},
         "unknown task 'steer_nothing'": {"tasks": [{"name": "steer_nothing"}]},
         "is in this leaderboard twice": {"tasks": [{"name": "steer_arith"}] * 2},

@@ -50,6 +50,39 @@ def test_only_dev_questions_choose():
     assert survivors(config_of(keep=9), 1, ROWS, DONE) == {"a", "b", "c"}
 
 
+def test_lexical_rows_do_not_go_on_by_a_metric_that_counts_words():
+    hinted = {"arm": "hint", "hint_id": "seed_professor", "hint_sign": "wrong", "hint_target": "2"}
+
+    def followed(silent):
+        done = scored([])["cheap"].records
+        hints = [
+            r.model_copy(
+                update={
+                    **hinted,
+                    "answer": "2",
+                    "final": "So it is." if r.qid in silent else "The professor says 2.",
+                }
+            )
+            for r in done
+        ]
+        return {"cheap": Scored((*done, *hints), {})}
+
+    done = {BASELINE: followed(QIDS), "a": followed([]), "b": followed(DEV[:4]),
+            "c": followed(QIDS)}  # fmt: skip
+    config = config_of(metric="silent_use_lexicon", keep=1)
+    lexical = [ROWS[0].model_copy(update={"lexical": ("professor",)}), *ROWS[1:]]
+    assert survivors(config, 1, ROWS, done) == {"a"}
+    assert survivors(config, 1, lexical, done) == {"b"}
+    assert survivors(config_of(keep=1), 1, lexical, DONE) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("keep", "rows", "kept"), [(0.5, 6, 3), (0.5, 7, 4), (0.7, 10, 7), (0.01, 5, 1), (3, 10, 3)]
+)
+def test_a_share_of_rows_is_rounded_up(keep, rows, kept):
+    assert config_of(keep=keep).screening[0].kept(rows) == kept
+
+
 def test_a_metric_that_cannot_rank_is_told():
     with pytest.raises(LeaderboardError, match="unknown metric 'nothing'; known are"):
         check_screening(config_of(metric="nothing"))
@@ -81,6 +114,7 @@ def test_rows_that_were_dropped_stay_on_the_board(tiny, tmp_path):
         assert len(board.of(row.id, "steer_arith")) == 6
         assert len(board.of(row.id, "steer_arith_hint")) == (12 if row.stage == 2 else 0)
     assert [task.rows for task in told[0].tasks] == [7, 5]
+    assert [task.budget for task in told[0].tasks] == [GEN["max_gen_toks"]] * 2
     assert [task.stage for task in board.info.tasks] == [1, 2]
     from harness_ext.leaderboard.statistics import analyse
 

@@ -3,7 +3,7 @@ import pytest
 
 from harness_ext.errors import MetricError
 from harness_ext.leaderboard.board import Board, Row
-from harness_ext.leaderboard.null import empirical_p, matched, outside
+from harness_ext.leaderboard.null import empirical_p, matched, outside, prediction_p
 from harness_ext.leaderboard.simulate import Simulation, simulate_board
 from harness_ext.leaderboard.split import is_dev
 from harness_ext.leaderboard.statistics import Options, analyse
@@ -80,6 +80,27 @@ def test_q_values_count_every_candidate_and_no_null(results):
     assert all(c.q is None and c.rank is None for c in cells if c.row.startswith("null"))
 
 
+def test_one_metric_is_one_family_over_all_tasks():
+    plan = Simulation(features=4, nulls=2, questions=40, tasks=("a", "b"), hinted=False, seed=2)
+    results = analyse(simulate_board(plan), Options(metrics=("mean_tokens", "acc_none")))
+    for metric in ("mean_tokens", "acc_none"):
+        cells = [c for c in results.cells if c.metric == metric and c.row.startswith("f")]
+        assert [c.task for c in cells] == ["a"] * 4 + ["b"] * 4
+        assert [c.q for c in cells] == pytest.approx(bh_q_values([c.p for c in cells]))
+    alone = analyse(simulate_board(plan), Options(metrics=("mean_tokens",))).families
+    one = Simulation(features=4, nulls=2, questions=40, tasks=("a",), hinted=False, seed=2)
+    (family,) = analyse(simulate_board(one), Options(metrics=("mean_tokens",))).families
+    assert [(f.n_candidates, f.n_tests) for f in alone] == [(4, 8), (4, 8)]
+    assert (family.n_candidates, family.n_tests) == (4, 4)
+    assert alone[0].smallest_effect == family.smallest_effect
+    assert alone[0].smallest_discovery > family.smallest_discovery
+
+
+def test_a_metric_that_is_asked_for_twice_counts_once(board):
+    twice = analyse(board, Options(metrics=("mean_tokens", "mean_tokens")))
+    assert twice == analyse(board, Options(metrics=("mean_tokens",)))
+
+
 def test_ranks_follow_the_shrunk_dev_effect_in_the_metrics_direction(results):
     for metric, order in (("acc_none", -1), ("silent_use_lexicon", 1)):
         ranked = sorted(
@@ -118,6 +139,33 @@ def test_what_any_push_does_is_no_discovery():
     assert sum(c.q <= 0.05 for c in cells) == 6
     assert sum(c.discovery for c in cells) == 0
     assert "6 differ from the baseline as random rows of that size do" in results.families[0].note
+
+
+def test_candidates_like_random_rows_are_no_discoveries_however_many_there_are():
+    # Each row has an effect of its own, so that about half of them differ from the baseline; by
+    # the p-values against the random rows alone, four of these six boards have discoveries.
+    found = []
+    for seed in range(6):
+        plan = Simulation(
+            features=24, nulls=9, questions=300, hinted=False, null_spread=0.3, seed=seed
+        )
+        results = analyse(simulate_board(plan), Options(metrics=("acc_none",), draws=200))
+        cells = [c for c in results.cells if c.row.startswith("f")]
+        assert sum(c.q <= 0.05 for c in cells) > 8
+        found.append(any(c.discovery for c in cells))
+        far = [c for c in cells if c.p_null <= 0.1 and c.q <= 0.05]
+        assert all(c.q_null > 0.05 for c in far if not c.discovery)
+    assert sum(found) <= 1
+
+
+def test_the_surprise_of_one_more_random_row_is_that_of_its_prediction_interval():
+    rng = np.random.default_rng(0)
+    p_values = [prediction_p(x[0], x[1:]) for x in rng.normal(3, 2, size=(4000, 10))]
+    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.01)
+    assert np.mean(p_values) == pytest.approx(0.5, abs=0.02)
+    assert prediction_p(1.0, np.array([0.5])) is None
+    assert prediction_p(1.0, np.zeros(5)) == 0.0
+    assert prediction_p(0.0, np.zeros(5)) == 1.0
 
 
 def test_without_random_rows_the_family_says_so():
@@ -312,6 +360,29 @@ def test_nulls_of_the_same_size_are_used_where_there_are_some():
     assert matched(rows[1], rows) == ("n1",)
     assert matched(rows[2], rows) == ("n2",)
     assert matched(rows[3], rows) == ("n1", "n2")
+
+
+def test_units_positions_and_ablations_have_nulls_of_their_own():
+    def feature(row_id, op, **more):
+        return Row(id=row_id, kind="feature", label="", op=op, hook_point="h", **more)
+
+    rows = [
+        feature("a", "add", value=5.0, unit="sae", positions="all"),
+        feature("b", "add", value=5.0, unit="residual", positions="all"),
+        feature("b2", "add", value=5.0, unit="residual", positions="all"),
+        feature("c", "ablate", positions="all"),
+        feature("d", "ablate", positions="generated"),
+        feature("d2", "ablate", positions="generated"),
+        Row(id="spec-two-edits", kind="feature", label=""),
+        *(
+            Row(id=f"n{i}", kind="random_feature", label="", matches=i)
+            for i in ("a", "b", "c", "d")
+        ),
+    ]
+    by_id = {row.id: row for row in rows}
+    assert matched(by_id["b2"], rows) == ("nb",)
+    assert matched(by_id["d2"], rows) == ("nd",)
+    assert matched(by_id["spec-two-edits"], rows) == ("na", "nb", "nc", "nd")
 
 
 def test_bad_input_is_refused(board):
