@@ -76,6 +76,8 @@ class Leaders:
         key: Tensor,
         tag: Tensor,
         payload: Callable[[Tensor], Mapping[str, Tensor]] = lambda index: {},
+        *,
+        distinct: bool = False,
     ) -> None:
         """Take in entries.
 
@@ -85,75 +87,106 @@ class Leaders:
             tag: `(m,)` int64.
             payload: from indices into these `(j,)` to the parts, `(j, ...)`; asked only for
                 entries that may stay.
+            distinct: no feature is offered a tag twice, now or later; spares the search for such.
         """
         index = (key >= self.key[:, -1][feature]).nonzero()[:, 0]
-        index = _first_of_each(index, feature, key, tag, self.key.shape[1])
+        index = _first_of_each(index, feature, key, tag, self.key.shape[1], distinct)
         if not len(index):
             return
         owners, place = feature[index].unique_consecutive(return_inverse=True)
         begin = torch.searchsorted(place, torch.arange(len(owners), device=place.device))
         slot = torch.arange(len(index), device=place.device) - begin[place]
-        parts = payload(index)
         for first in range(0, len(owners), _BLOCK):
             inside = (place >= first) & (place < first + _BLOCK)
             self._merge(
                 owners[first : first + _BLOCK],
-                place[inside] - first,
-                slot[inside],
-                key[index][inside],
-                tag[index][inside],
-                {name: part[inside] for name, part in parts.items()},
+                (place[inside] - first, slot[inside]),
+                index[inside],
+                (key, tag),
+                payload,
+                distinct=distinct,
             )
 
     def _merge(
         self,
         owners: Tensor,
-        place: Tensor,
-        slot: Tensor,
-        key: Tensor,
-        tag: Tensor,
-        parts: Mapping[str, Tensor],
+        at: tuple[Tensor, Tensor],
+        index: Tensor,
+        given: tuple[Tensor, Tensor],
+        payload: Callable[[Tensor], Mapping[str, Tensor]],
+        *,
+        distinct: bool,
     ) -> None:
+        """Put entries `index` of `given`, which stand at `at`, among those of `owners`."""
         k = self.key.shape[1]
         lowest = _lowest(self.key.dtype)
+        place, slot = at
+        more = int(slot.max()) + 1
 
         def both(old: Tensor, new: Tensor, fill: float) -> Tensor:
-            added = torch.full_like(old, fill)
+            added = old.new_full((len(old), more), fill)
             added[place, slot] = new.to(old.dtype)
             return torch.cat([old, added], dim=1)
 
-        keys, tags = both(self.key[owners], key, lowest), both(self.tag[owners], tag, -1)
-        order = keys.argsort(dim=1, descending=True, stable=True)
-        order = order.gather(1, tags.gather(1, order).argsort(dim=1, stable=True))
+        keys = both(self.key[owners], given[0][index], lowest)
+        tags = both(self.tag[owners], given[1][index], -1)
+        entries = both(torch.full_like(tags[:, :k], -1), index, -1)
+        if distinct:
+            order = tags.argsort(dim=1, stable=True)
+        else:
+            order = keys.argsort(dim=1, descending=True, stable=True)
+            order = order.gather(1, tags.gather(1, order).argsort(dim=1, stable=True))
         keys, tags = keys.gather(1, order), tags.gather(1, order)
-        keys[:, 1:] = keys[:, 1:].masked_fill(tags[:, 1:] == tags[:, :-1], lowest)
+        if not distinct:
+            keys[:, 1:] = keys[:, 1:].masked_fill(tags[:, 1:] == tags[:, :-1], lowest)
         best = keys.argsort(dim=1, descending=True, stable=True)[:, :k]
         keys = keys.gather(1, best)
         self.key[owners] = keys
         self.tag[owners] = tags.gather(1, best).masked_fill(keys == lowest, -1)
+        if not self.payload:
+            return
         chosen = order.gather(1, best)
-        for name, part in parts.items():
-            whole = both(self.payload[name][owners], part, 0)
-            rows = torch.arange(len(owners), device=chosen.device)[:, None]
-            self.payload[name][owners] = whole[rows, chosen]
+        came = entries.gather(1, chosen)
+        new = (came >= 0) & (keys > lowest)
+        # Old ones move, and only for new ones that stay is anything computed.
+        from_old = chosen.clamp(max=k - 1)
+        for name, part in payload(came[new]).items():
+            kept = self.payload[name][owners[:, None], from_old]
+            kept[new] = part.to(kept.dtype)
+            self.payload[name][owners] = kept
 
 
-def _first_of_each(index: Tensor, feature: Tensor, key: Tensor, tag: Tensor, k: int) -> Tensor:
+def _first_of_each(
+    index: Tensor, feature: Tensor, key: Tensor, tag: Tensor, k: int, distinct: bool
+) -> Tensor:
     """Return of `index` the `k` best of each feature, sorted by feature, without repeated tags."""
-    index = index[key[index].argsort(descending=True, stable=True)]
-    index = index[tag[index].argsort(stable=True)]
-    index = index[feature[index].argsort(stable=True)]
-    owner, name = feature[index], tag[index]
-    repeated = torch.zeros_like(owner, dtype=torch.bool)
-    repeated[1:] = (owner[1:] == owner[:-1]) & (name[1:] == name[:-1])
-    index = index[~repeated]
+    rank = falling(key)
+    if not distinct:
+        index = index[rank[index].argsort(stable=True)]
+        index = index[tag[index].argsort(stable=True)]
+        index = index[feature[index].argsort(stable=True)]
+        owner, name = feature[index], tag[index]
+        repeated = torch.zeros_like(owner, dtype=torch.bool)
+        repeated[1:] = (owner[1:] == owner[:-1]) & (name[1:] == name[:-1])
+        index = index[~repeated]
+    else:
+        index = index[tag[index].argsort(stable=True)]
     # Tags are in order within a feature already, and stable sorts keep it for equal keys.
-    index = index[key[index].argsort(descending=True, stable=True)]
+    index = index[rank[index].argsort(stable=True)]
     index = index[feature[index].argsort(stable=True)]
     owner = feature[index]
     owners, place = owner.unique_consecutive(return_inverse=True)
     begin = torch.searchsorted(place, torch.arange(len(owners), device=place.device))
     return index[torch.arange(len(index), device=index.device) - begin[place] < k]
+
+
+def falling(key: Tensor) -> Tensor:
+    """Return whole numbers that rise where `key` falls; they sort several times as fast."""
+    if not key.dtype.is_floating_point:
+        return ~key
+    bits = key.float().view(torch.int32)
+    # The numbers of negative floats rise with their magnitude.
+    return ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))
 
 
 def _lowest(dtype: torch.dtype) -> float:

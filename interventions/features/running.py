@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from interventions.features.leaders import Leaders
+from interventions.features.leaders import Leaders, falling
 from interventions.residuals import ResidBatch
 from interventions.sae.core import SAE
 
@@ -133,8 +133,8 @@ class Running:
         self.sums["rows"] += len(batch.rows)
         numbers = torch.tensor(batch.rows, device=batch.tokens.device)
         for part in _chunks(batch, sae.d_sae):
-            acts = sae.encode(batch.resid[part])
-            acts = acts.clamp_(min=0).masked_fill_(~usable[part][..., None], 0)
+            acts = sae.encode(batch.resid[part]).clamp_(min=0)
+            acts[~usable[part]] = 0
             self._take(acts, batch.tokens[part], usable[part], numbers[part])
 
     def _take(self, acts: Tensor, tokens: Tensor, usable: Tensor, numbers: Tensor) -> None:
@@ -147,7 +147,7 @@ class Running:
         sums["max_act"].scatter_reduce_(0, feature, value, "amax")
         bins = ((value.log2() - FIRST_LOG2) / STEP_LOG2).floor().long().clamp(0, BINS - 1)
         sums["histogram"].view(-1).index_add_(0, feature * BINS + bins, one.int())
-        with_ = _strongest(acts, self.settings.strongest)
+        with_ = _strongest(row * acts.shape[1] + pos, feature, value, acts, self.settings.strongest)
         active = with_ >= 0
         sums["strong"].index_add_(0, with_[active].long(), torch.ones_like(with_[active]).long())
         place = numbers[row] * _ROW + pos
@@ -170,6 +170,7 @@ class Running:
                 "token": tokens[row[index], pos[index]],
                 "with": with_[row[index], pos[index]],
             },
+            distinct=True,
         )
         best, where = acts.max(dim=1)
         fires = best > 0
@@ -180,6 +181,7 @@ class Running:
             best[fires],
             numbers[rows] * _ROW + at,
             lambda index: {"window": around(rows[index], at[index], features[index])},
+            distinct=True,
         )
 
 
@@ -200,11 +202,25 @@ def _chunks(batch: ResidBatch, d_sae: int) -> Iterator[slice]:
         yield slice(first, first + size)
 
 
-def _strongest(acts: Tensor, k: int) -> Tensor:
-    """Return the `k` strongest features at each token, int32; -1 where fewer fire."""
-    found = acts.topk(min(k, acts.shape[-1]), dim=-1)
-    which = found.indices.int().masked_fill(found.values <= 0, -1)
-    return torch.nn.functional.pad(which, (0, k - which.shape[-1]), value=-1)
+def _strongest(token: Tensor, feature: Tensor, value: Tensor, acts: Tensor, k: int) -> Tensor:
+    """Return the `k` strongest features at each token, int32; -1 where fewer fire.
+
+    Args:
+        token: `(n,)` number of the token in `acts` that each firing is at, rising.
+        feature: `(n,)`.
+        value: `(n,)`.
+        acts: `(batch, pos, d_sae)`, for its shape and device.
+        k: how many; of equal ones the first.
+    """
+    # Few features fire at a token: sorting those is quicker than a top-k over all.
+    order = falling(value).argsort(stable=True)
+    order = order[token[order].argsort(stable=True)]
+    token = token[order]
+    rank = torch.arange(len(token), device=token.device) - torch.searchsorted(token, token)
+    found = acts.new_full((acts.shape[0] * acts.shape[1], k), -1, dtype=torch.int32)
+    inside = rank < k
+    found[token[inside], rank[inside]] = feature[order][inside].int()
+    return found.unflatten(0, acts.shape[:2])
 
 
 def _priority(place: Tensor, feature: Tensor, seed: int) -> Tensor:

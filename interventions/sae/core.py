@@ -182,14 +182,15 @@ class SAE:
             b_gate, b_mag, r_mag = self._gate_parameters()
             return (pre * r_mag.exp() + b_mag).relu() * (pre + b_gate > 0)
         assert self.b_enc is not None
-        pre = pre + self.b_enc
+        # In place where it is ours: a fresh tensor of this size costs as much as the arithmetic.
+        pre += self.b_enc
         if self.architecture == "jumprelu":
             assert self.threshold is not None
-            return pre.relu() * (pre > self.threshold)
+            return pre.masked_fill_(pre <= self.threshold.clamp(min=0), 0)
         if self.architecture in FULL_GATES:
             assert self.k is not None
             return getattr(gates, self.architecture)(pre, self.k)
-        return pre.relu()
+        return pre.relu_()
 
     def decode(self, acts: Tensor, resid: Tensor) -> Tensor:
         """Return the reconstruction in units of the residual stream, fp32 `(..., d_model)`.

@@ -107,6 +107,16 @@ def test_the_factor_undoes_the_normalisation(mode):
         assert torch.allclose(normed.z.norm(dim=-1), torch.tensor(math.sqrt(D_MODEL)))
 
 
+def test_a_threshold_below_0_lets_nothing_negative_through():
+    threshold = torch.randn(D_SAE, generator=torch.Generator().manual_seed(5))
+    sae, z = build_sae(raw("jumprelu", threshold=threshold)), resid(50)
+    before = z.clone()
+    pre = z @ sae.W_enc + sae.b_enc
+    assert torch.equal(sae.encode(z), pre.relu() * (pre > threshold))
+    assert ((pre < 0) & (pre > threshold)).any()
+    assert torch.equal(z, before)
+
+
 @pytest.mark.parametrize("mode", ["none", "layer_norm", "constant_norm_rescale"])
 def test_an_all_zero_row_of_padding_stays_finite(mode):
     acts, factor = feature_acts(
