@@ -159,12 +159,15 @@ def _from_release(ref: SAERef) -> SAE:
             f"release '{release}' has a fixed repo; name '{entry.repo}' as `repo` with"
             f" `id` '{entry.path}' to use a `revision`"
         )
-    raw = _read_with_saelens(entry, ref.label)
-    return build_sae(raw, scale=ref.scale, hook_point=ref.hook_point)
+    raw, folded = _read_with_saelens(entry, ref.label)
+    sae = build_sae(raw, scale=ref.scale, hook_point=ref.hook_point)
+    return sae if folded is None else dataclasses.replace(sae, scale=folded)
 
 
-def _read_with_saelens(entry: RegistryEntry, source: str) -> RawSAE:
+def _read_with_saelens(entry: RegistryEntry, source: str) -> tuple[RawSAE, float | None]:
+    """Return the SAE, and the registry's input scale where sae_lens has folded it in."""
     import sae_lens
+    from sae_lens.loading.pretrained_saes_directory import get_norm_scaling_factor
 
     try:
         sae, cfg, _ = sae_lens.SAE.from_pretrained_with_cfg_and_sparsity(entry.release, entry.id)
@@ -178,7 +181,8 @@ def _read_with_saelens(entry: RegistryEntry, source: str) -> RawSAE:
         # The loader names the base model, whose residual stream these SAEs have never seen.
         raw.model_name = entry.model
     _warn_of_decoder_norms(raw, entry)
-    return raw
+    folded = get_norm_scaling_factor(entry.release, entry.id)
+    return raw, folded if raw.normalize == "none" else None
 
 
 def _merged_config(cfg: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:

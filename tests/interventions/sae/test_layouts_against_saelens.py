@@ -203,6 +203,8 @@ def test_a_release_of_sae_lens_end_to_end(local_hub, monkeypatch, caplog):
     assert_same(ours, oracle, HookPoint(18))
     assert ours.model_name == "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
     assert "decoder norms differ" in caplog.text
+    # What sae_lens has folded is known, or `doctor` would take the decoder norms for shorter ones.
+    assert ours.scale == pytest.approx(3.9386839)
     with pytest.raises(SAEError, match=r"feature 72 is outside 0\.\.71"):
         load_sae(SAERef(release=release, id=sae_id), features=[72])
 
