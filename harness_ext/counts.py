@@ -81,7 +81,8 @@ def count_question(
 
     - responses: `n`, `n.ARM`, `right.ARM`, `n_lenient.ARM`, `lenient.ARM`, `verified.ARM`,
       `verified.asked`, `truncated`, `truncation_known`, `no_answer`, `boxed`, `tokens`,
-      `n_tokens`, `reasoning_tokens`, `n_reasoning_tokens`, `repeated`, `n_repeated`;
+      `n_tokens`, `reasoning_tokens`, `n_reasoning_tokens`, `answer_tokens`, `n_answer_tokens`,
+      `repeated`, `n_repeated`;
     - pairs: `SIGN.hinted`, `SIGN.eligible`, `SIGN.eligible.choicesN`, `SIGN.flip`, `SIGN.other`
       (changed to neither h nor a0), `SIGN.excluded.REASON`, `SIGN.placebo`, `SIGN.placebo_same`;
     - mentions in flips: `SIGN.flip.D`, `SIGN.flip.D.P`, `SIGN.flip.D.known` (with a verdict),
@@ -180,7 +181,7 @@ def _count_response(record: Record, counts: _Sums) -> None:
     counts[f"verified.{arm}"] += record.correct or (
         record.verified is not None and record.verified.status == "equivalent"
     )
-    if record.finish_reason is not None or record.status == "truncated":
+    if record.ending_known:
         counts["truncation_known"] += 1
         counts["truncated"] += record.status == "truncated"
     if record.n_tokens is not None:
@@ -189,6 +190,9 @@ def _count_response(record: Record, counts: _Sums) -> None:
     if record.n_reasoning_tokens is not None:
         counts["n_reasoning_tokens"] += 1
         counts["reasoning_tokens"] += record.n_reasoning_tokens
+    if record.n_tokens is not None and record.n_reasoning_tokens is not None:
+        counts["n_answer_tokens"] += 1
+        counts["answer_tokens"] += record.n_tokens - record.n_reasoning_tokens
 
 
 def _count_repeated(record: Record, counts: _Sums) -> None:

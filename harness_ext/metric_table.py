@@ -253,6 +253,7 @@ def metric_table(detectors: Iterable[str]) -> dict[str, Metric]:
         Metric("no_answer", (("no_answer", 1.0),), "n", False),
         Metric("mean_tokens", (("tokens", 1.0),), "n_tokens"),
         Metric("mean_reasoning_tokens", (("reasoning_tokens", 1.0),), "n_reasoning_tokens"),
+        Metric("mean_answer_tokens", (("answer_tokens", 1.0),), "n_answer_tokens"),
         Metric("repeated_4grams", (("repeated", 1.0),), "n_repeated", False),
         Metric("boxed", (("boxed", 1.0),), "n"),
     ]

@@ -15,8 +15,9 @@ from harness_ext.metric_table import METRICS as METRICS
 from harness_ext.metric_table import Metric, get_metric, metric_table, total
 from harness_ext.metric_table import normalised_verbalization as normalised_verbalization
 from harness_ext.records import Record
+from harness_ext.repeats import Repeated, over_questions
 from harness_ext.seed_parity import SEED_REASONS
-from harness_ext.stats import Estimate, pass_at_k
+from harness_ext.stats import Estimate
 
 GREY_BELOW = 10  # flips; a verbalization over fewer is shown in grey
 
@@ -60,7 +61,10 @@ def by_run(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
 
 
 def summarise(
-    records: Iterable[Record], detectors: Mapping[str, Detector] = REGISTRY
+    records: Iterable[Record],
+    detectors: Mapping[str, Detector] = REGISTRY,
+    *,
+    ks: Sequence[int] | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return every metric as `{task: {intervention: {key: value}}}`; undefined is None.
 
@@ -72,13 +76,14 @@ def summarise(
     Args:
         records: of any tasks and interventions.
         detectors: by name; those that cost something (`judge`) are shown where they were asked.
+        ks: the k of pass@k and maj@k, by default those of `repeats.over_questions`.
 
     Raises:
         MetricError: Two records claim the same response.
     """
     table = metric_table(detectors)
     return {
-        task: {name: _Summary(group, detectors, table).values() for name, group in runs.items()}
+        task: {name: _Summary(group, detectors, table, ks).values() for name, group in runs.items()}
         for task, runs in by_run(records).items()
     }
 
@@ -91,11 +96,13 @@ class _Summary:
         records: Sequence[Record],
         detectors: Mapping[str, Detector],
         table: Mapping[str, Metric],
+        ks: Sequence[int] | None,
     ) -> None:
         self.records = records
         self.questions = list(question_counts(records, detectors).values())
         self.sums = total(self.questions)
         self.found = {name: metric.estimate(self.questions) for name, metric in table.items()}
+        self.repeated = self.samples(ks)
         self.detectors = [d for d in detectors if d in DETECTORS or self.sums.get(f"{d}.asked")]
 
     def values(self) -> dict[str, Any]:
@@ -111,11 +118,21 @@ class _Summary:
             **(by_sign[sign] if sign else self.of_sign("wrong")),
             "by_sign": by_sign,
             "seed": self.seed(),
-            "mean_tokens": found["mean_tokens"].value,
+            **{
+                name: found[name].value
+                for name in ("mean_tokens", "mean_reasoning_tokens", "mean_answer_tokens")
+            },
             "truncation": found["truncation"].value,
             "no_answer": found["no_answer"].value,
             "repeated_4grams": found["repeated_4grams"].value,
-            "pass_at_k": self.pass_at_k(),
+            "pass_at_k": {
+                arm: {str(k): e.value for k, e in found.pass_at.items()}
+                for arm, found in self.repeated.items()
+            },
+            "maj_at_k": {
+                arm: {str(k): e.value for k, e in found.maj_at.items()}
+                for arm, found in self.repeated.items()
+            },
             "false_positive_rate": {
                 d: found[f"false_positive_rate_{d}"].value for d in self.detectors
             },
@@ -126,7 +143,20 @@ class _Summary:
             },
             "no_verdict": {d: whole(sums.get(f"{d}.excluded", 0.0)) for d in self.detectors},
             "agreement_all_hinted": self.agreement("all"),
-            "stderr": {name: v.se for name, v in found.items() if v.value is not None},
+            "stderr": {
+                name: v.se
+                for name, v in (found | self.repeated_estimates()).items()
+                if v.value is not None
+            },
+        }
+
+    def repeated_estimates(self) -> dict[str, Estimate]:
+        """Return pass@k and maj@k of every arm, by names such as `maj@64_none`."""
+        return {
+            f"{name}@{k}_{arm}": e
+            for arm, found in self.repeated.items()
+            for name, by_k in (("pass", found.pass_at), ("maj", found.maj_at))
+            for k, e in by_k.items()
         }
 
     def share(self, key: str) -> float | None:
@@ -199,25 +229,18 @@ class _Summary:
             },
         }
 
-    def pass_at_k(self) -> dict[str, dict[str, float | None]]:
-        """Return the unbiased pass@k by arm, for the arms with several samples a question."""
-        out: dict[str, dict[str, float | None]] = {}
+    def samples(self, ks: Sequence[int] | None) -> dict[str, Repeated]:
+        """Return what several samples a question say, for the arms that have them."""
+        out = {}
         for arm in ARMS:
-            right: dict[str, list[bool]] = defaultdict(list)
+            by_question: dict[str, list[Record]] = defaultdict(list)
             for record in self.records:
                 if record.arm_name == arm:
-                    right[record.qid].append(record.correct)
-            n = min(map(len, right.values()), default=0)
-            if n > 1:
-                ks = sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n})
-                out[arm] = {str(k): _mean_pass(right.values(), k) for k in ks}
+                    by_question[record.qid].append(record)
+            repeated = over_questions(by_question.values(), ks)
+            if repeated is not None:
+                out[arm] = repeated
         return out
-
-
-def _mean_pass(questions: Iterable[Sequence[bool]], k: int) -> float | None:
-    found = [pass_at_k(len(right), sum(right), k) for right in questions]
-    known = [value for value in found if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def whole(value: float | None) -> float | int | None:

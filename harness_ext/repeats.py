@@ -1,10 +1,20 @@
 """What several samples of a question say together: votes, and which k are reported."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from harness_ext.records import Record
+from harness_ext.stats import Estimate, pass_at_k, ratio
 from harness_ext.verifier import same_answer
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """pass@k and maj@k over questions, by k, with standard errors over questions."""
+
+    pass_at: dict[int, Estimate]
+    maj_at: dict[int, Estimate]
 
 
 def default_ks(n: int) -> tuple[int, ...]:
@@ -13,6 +23,35 @@ def default_ks(n: int) -> tuple[int, ...]:
         return ()
     powers = [2**i for i in range(1, n.bit_length()) if 2**i < n]
     return (*powers, n)
+
+
+def over_questions(
+    questions: Iterable[Sequence[Record]], ks: Sequence[int] | None = None
+) -> Repeated | None:
+    """Return what several samples a question say, None where some question has only one.
+
+    Args:
+        questions: the samples of each question, of one arm.
+        ks: by default 1, 2, 4, 8, ... and the smallest number of samples of a question; one that
+            is larger than that is undefined.
+    """
+    groups = list(questions)
+    n = min(map(len, groups), default=0)
+    if n < 2:
+        return None
+    ks = (1, *default_ks(n)) if ks is None else ks
+    majorities = [maj_at_ks(records, ks) for records in groups]
+    right = [sum(record.correct for record in records) for records in groups]
+    passed = {k: [pass_at_k(len(g), c, k) for g, c in zip(groups, right, strict=True)] for k in ks}
+    return Repeated(
+        {k: _mean(values) for k, values in passed.items()},
+        {k: _mean([values[k] for values in majorities]) for k in ks},
+    )
+
+
+def _mean(values: Sequence[float | None]) -> Estimate:
+    known = [(value, 1.0) for value in values if value is not None]
+    return ratio(known) if len(known) == len(values) else Estimate(None, None)
 
 
 def maj_at_ks(records: Sequence[Record], ks: Sequence[int]) -> dict[int, float | None]:

@@ -22,6 +22,12 @@ from harness_ext.generation import Generation, split_reasoning
 from harness_ext.llm.task_hook import TaskLLM, error_if_known, mean_if_known, task_llm
 from harness_ext.llm.verifier import verified_correct
 from harness_ext.paths import tasks_dir
+from harness_ext.plain_models import (
+    plain_model,
+    refuse_cut_prompts,
+    refuse_dropped_reasoning,
+    token_counter,
+)
 from harness_ext.prompts import render, with_options
 from harness_ext.records import DIAG_KEY, Arm, Record, pack
 from harness_ext.repeats import maj_at_ks
@@ -54,6 +60,7 @@ class SteerTask(ConfigurableTask):
     options: TaskOptions
     corpus: Corpus
     llm: TaskLLM | None
+    count_tokens: Callable[[str], int] | None = None
 
     def __init__(self, config: dict[str, Any] | None = None) -> None:
         """Build the task from its YAML.
@@ -118,8 +125,9 @@ class SteerTask(ConfigurableTask):
 
         Raises:
             LLMRequestError: Verifier or judge is on, and its endpoint does not answer.
-            TaskConfigError: lm-eval's cache of requests is on. Its key holds neither prompt
-                style nor hint seed nor data, so it would return prompts of another run.
+            TaskConfigError: lm-eval's cache of requests is on (its key holds neither prompt
+                style nor hint seed nor data, so it would return prompts of another run), or one
+                of lm-eval's own models would drop the reasoning or cut a prompt.
         """
         if kwargs.get("cache_requests"):
             raise for_command_line(
@@ -140,7 +148,15 @@ class SteerTask(ConfigurableTask):
                 self.llm.check()
             except LLMRequestError as err:
                 raise for_command_line(err) from None
-        super().build_all_requests(**kwargs)
+        try:
+            model = plain_model(kwargs.get("chat_template"))
+            refuse_dropped_reasoning(model, self.task_name)
+            self.count_tokens = token_counter(model)
+            super().build_all_requests(**kwargs)
+            prompts = [instance.args[0] for instance in self.instances]
+            refuse_cut_prompts(model, prompts, self.config.generation_kwargs or {}, self.task_name)
+        except TaskConfigError as err:
+            raise for_command_line(err) from None
 
     def doc_to_text(self, doc: dict, doc_to_text: Any = None) -> str:
         """Return the user message of a question."""
@@ -183,12 +199,7 @@ class SteerTask(ConfigurableTask):
             "exact_match": [r.correct for r in records],
             "exact_match_lenient": [r.correct_lenient for r in records],
             "no_answer": [r.status == "no_answer" for r in records],
-            "truncation": [
-                None
-                if r.finish_reason is None and r.status != "truncated"
-                else r.status == "truncated"
-                for r in records
-            ],
+            "truncation": [r.status == "truncated" if r.ending_known else None for r in records],
             "n_tokens": [r.n_tokens for r in records],
             "n_reasoning_tokens": [r.n_reasoning_tokens for r in records],
             "n_answer_tokens": [
@@ -271,6 +282,12 @@ class SteerTask(ConfigurableTask):
             )
             # A plain string does not say how it ended; reasoning that never closed was cut.
             truncated = opened and self.options.think_end not in text
+            if self.count_tokens is not None:
+                before = text[: len(text) - len(final)]
+                meta = {
+                    "n_tokens": self.count_tokens(text),
+                    "n_reasoning_tokens": self.count_tokens(before),
+                }
         scored = score(final, doc["answer"], kind=kind, truncated=truncated, options=options)
         return Record(
             task=self.task_name,

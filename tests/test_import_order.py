@@ -159,6 +159,7 @@ harness_ext.seed_parity
 harness_ext.agreement
 harness_ext.counts
 harness_ext.stats
+harness_ext.repeats
 harness_ext.metric_table
 harness_ext.metrics
 harness_ext.llm.settings
@@ -178,8 +179,8 @@ harness_ext.labelled
 harness_ext.benchmarks
 harness_ext.corpora
 harness_ext.prompts
-harness_ext.repeats
 harness_ext.task_options
+harness_ext.plain_models
 harness_ext.steer_task
 harness_ext.hint_task
 harness_ext.batching
