@@ -23,7 +23,7 @@ Summary = Mapping[str, Mapping[str, Any]]
 def tables(
     task: str, runs: Runs, summary: Summary, detectors: Mapping[str, Detector]
 ) -> Iterator[Table]:
-    """Yield the tables of one task: metrics, exclusions, the seed's rule, agreement.
+    """Yield the tables of one task: metrics, samples, exclusions, agreement, the seed's rule.
 
     Args:
         task: its name.
@@ -32,6 +32,8 @@ def tables(
         detectors: by name.
     """
     yield _metrics(task, runs, detectors)
+    if any(run["pass_at_k"] for run in summary.values()):
+        yield _repeated(task, summary)
     if any(run["by_sign"] for run in summary.values()):
         yield _exclusions(task, summary)
         yield _agreement(task, summary)
@@ -72,6 +74,26 @@ def _cell(found: Estimate, few: bool) -> Text:
     text = f"{found.value:.0f}" if whole else f"{found.value:.3f}"
     text += f" ± {found.se:.3f}" if found.se is not None else ""
     return Text(f"({text})", style="bright_black") if few else Text(text)
+
+
+def _repeated(task: str, summary: Summary) -> Table:
+    table = Table(title=f"{task}: several samples a question (value ± standard error)")
+    for column in ("arm", "metric"):
+        table.add_column(column)
+    for name in summary:
+        table.add_column(name, justify="right")
+    runs = list(summary.values())
+    for arm in dict.fromkeys(arm for run in runs for arm in run["pass_at_k"]):
+        for name in ("pass", "maj"):
+            columns = [run[f"{name}_at_k"].get(arm, {}) for run in runs]
+            for k in sorted({k for column in columns for k in column}, key=int):
+                metric = f"{name}@{k}"
+                found = [
+                    Estimate(column.get(k), run["stderr"].get(f"{metric}_{arm}"))
+                    for column, run in zip(columns, runs, strict=True)
+                ]
+                table.add_row(arm, metric, *(_cell(estimate, few=False) for estimate in found))
+    return table
 
 
 def _exclusions(task: str, summary: Summary) -> Table:

@@ -53,6 +53,13 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME=MODULE:FUNCTION",
         help="a detector of your own beside the others; may be given several times",
     )
+    parser.add_argument(
+        "--at-k",
+        action="append",
+        type=int,
+        metavar="K",
+        help="k of pass@k and maj@k (default: 1, 2, 4, 8, ... and all samples); several times",
+    )
     parser.add_argument("--task", help="task name of 1_runs.json files, by default their data set")
     parser.add_argument(
         "--intervention", default="none", help="intervention of 1_runs.json files (default: none)"
@@ -66,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             records += read_records(path)
     check_pairs(records)
-    summary = summarise(records, detectors)
+    summary = summarise(records, detectors, ks=args.at_k)
     runs = by_run(records)
     compared = {
         task: compare(by_name, args.compare, detectors)

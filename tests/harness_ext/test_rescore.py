@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 from harness_ext.scripts.rescore import main
@@ -171,3 +172,29 @@ def test_the_page_names_every_key(path, capsys):
     values = json.loads(capsys.readouterr().out)["steer_arith_hint"]["none"]
     missing = [key for key in values if f"`{key}`" not in page]
     assert missing == []
+
+
+def test_several_samples_give_pass_and_maj_with_their_errors(tmp_path, capsys, monkeypatch):
+    """Question i of 4 has i right samples of 4; the wrong ones agree."""
+    base = {"task": "steer_gsm8k", "arm": "none", "gold": "7", "status": "answered",
+            "n_tokens": 9, "n_reasoning_tokens": 4, "finish_reason": "stop", "reasoning": "",
+            "final": ""}  # fmt: skip
+    found = [
+        Record(**base, qid=f"q{i}", sample=j, answer="7" if j < i else "5", correct=j < i)
+        for i in range(4)
+        for j in range(4)
+    ]
+    write_records(found, tmp_path / "r.jsonl")
+    assert main([str(tmp_path / "r.jsonl"), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)["steer_gsm8k"]["none"]
+    assert values["pass_at_k"]["none"] == {"1": 0.375, "2": pytest.approx(7 / 12), "4": 0.75}
+    assert values["maj_at_k"]["none"] == {"1": 0.375, "2": 0.375, "4": 0.375}
+    assert values["stderr"]["pass@4_none"] == pytest.approx(0.25)
+    # maj@4 of the questions: 0, 0, 1/2 (a tie), 1.
+    assert values["stderr"]["maj@4_none"] == pytest.approx(stdev([0, 0, 0.5, 1]) / 2)
+    assert (values["mean_reasoning_tokens"], values["mean_answer_tokens"]) == (4, 5)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main([str(tmp_path / "r.jsonl"), "--at-k", "3"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"none +│ maj@3 +│ +0\.\d{3} ± 0\.\d{3}", out)
+    assert "pass@4" not in out
