@@ -204,9 +204,10 @@ def _evaluate(name: str, arguments: argparse.Namespace, folder: Path, llm: Any) 
     text = None if arguments.facts is not None else _text(arguments)
     subject = subject_of(arguments)
     place = folder / name
-    if text is None:
+    if arguments.facts is not None:
         found = collected.from_facts(subject, arguments.facts, settings)
     else:
+        assert text is not None
         # A default name has the time in it: the next call would not find what this one read.
         kept = place / ".text" if arguments.output_path else cache_dir("runs", "sensitivity")
         found = collected.collect(subject, text, settings, kept)
