@@ -21,6 +21,7 @@ those of the server by the endpoint plugin.
 
 import asyncio
 import functools
+import importlib
 import importlib.metadata
 import logging
 import sys
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 OLDEST, NEWEST = (0, 26), (0, 33)
 """Versions whose sources were read; see docs/vllm.md for those that were run."""
+
+_KEYED_CONNECTORS = ("OffloadingConnector", "SimpleCPUOffloadConnector")
+"""KV connectors that find a block by the engine's own key, which names the intervention."""
 
 
 def vllm_version() -> tuple[int, int]:
@@ -104,6 +108,14 @@ def refusals(vllm_config: Any) -> list[str]:
         found.append(
             "speculative decoding edits drafts that are rejected later (its receipt fails)"
         )
+    transfer = vllm_config.kv_transfer_config
+    connector = None if transfer is None else transfer.kv_connector
+    if connector is not None and connector not in _KEYED_CONNECTORS:
+        # Most find KV by tokens alone; others take it from an engine that need not be steered.
+        found.append(
+            f"the KV connector {connector} may bring KV that another intervention made; known to"
+            f" keep it apart: {', '.join(_KEYED_CONNECTORS)}"
+        )
     if getattr(model, "is_encoder_decoder", False):
         found.append("encoder-decoder models have no single residual stream")
     if getattr(model, "runner_type", "generate") == "pooling":
@@ -156,6 +168,14 @@ def runner_limits(runner: Any) -> tuple[int, int]:
     padded = max([rows, *[size for size in sizes if isinstance(size, int)]])
     # Data parallel ranks are padded to the largest of them, which is at most a full step.
     return config.scheduler_config.max_num_seqs, padded + 8 * 128
+
+
+def optional(module: str, name: str) -> Any:
+    """Return what a module of vLLM calls `name`, or None where this version has none."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError:
+        return None
 
 
 def loaded(name: str) -> Any:

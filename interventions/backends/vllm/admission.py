@@ -89,9 +89,7 @@ class Admission:
             compiled = self._remembered(entry["spec"])
         if not compiled:
             return {}
-        prompt_len = entry.get("prompt_len")
-        if prompt_len is not None and n_prompt is not None and not 0 < prompt_len <= n_prompt:
-            raise SpecError(f"`prompt_len` {prompt_len} is outside 1..{n_prompt}, the prompt")
+        check_prompt_len(entry.get("prompt_len"), n_prompt)
         rest = {key: entry[key] for key in ("prompt_len", "tag") if key in entry}
         if "norms" in entry:
             rest["norms"] = True
@@ -151,6 +149,16 @@ class Admission:
             raise SpecError("the engine has no tokenizer (skip_tokenizer_init) and needs one")
         tokens = token_facts(self.tokenizer, spec, needs_thinking=plan.needs_thinking)
         return compile_plan(plan, self.points, self.config.max_edits, tokens).pack()
+
+
+def check_prompt_len(prompt_len: int | None, n_prompt: int | None) -> None:
+    """Return nothing if a prompt of `n_prompt` tokens may end after `prompt_len` of them.
+
+    Raises:
+        SpecError: it may not.
+    """
+    if prompt_len is not None and n_prompt is not None and not 0 < prompt_len <= n_prompt:
+        raise SpecError(f"`prompt_len` {prompt_len} is outside 1..{n_prompt}, the prompt")
 
 
 def model_identity(model_config: Any) -> str:

@@ -5,7 +5,7 @@ vLLM loads it where `VLLM_PLUGINS` names `sae_steered`, and there alone.
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from interventions.backends.vllm import adapter
@@ -48,6 +48,11 @@ class Endpoint:
         # `/v1/messages` goes through it, too.
         adapter.wrap(OpenAIServingChat, "create_chat_completion", _checks_first)
         adapter.wrap(OpenAIServingResponses, "create_responses", _checks_first)
+        batch = adapter.optional(
+            "vllm.entrypoints.openai.chat_completion.batch_serving", "OpenAIServingChatBatch"
+        )
+        if batch is not None:
+            adapter.wrap(batch, "create_batch_chat_completion", _refuses)
 
         async def answer(request: Request, ask: Callable[[Service], Awaitable[Any]]) -> Any:
             if not _may_ask(request.headers.get("authorization"), app.state.sae_steered_keys):
@@ -115,12 +120,36 @@ def _checks_first(original: Any) -> Any:
     """
 
     async def create(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        entry = (request.vllm_xargs or {}).get(KEY)
+        entry = _entry(request)
         if entry is not None:
             try:
+                if getattr(request, "use_beam_search", False):
+                    raise SpecError(
+                        "beam search does not carry `vllm_xargs`, its beams would run unsteered;"
+                        " leave out `use_beam_search`"
+                    )
                 await Service(self.engine_client).admit(entry)
             except SteeringError as error:
                 raise client_error(str(error)) from None
         return await original(self, request, *args, **kwargs)
 
     return create
+
+
+def _refuses(original: Any) -> Any:
+    """Refuse to steer on a route that drops `vllm_xargs`: it would answer unsteered, status 200."""
+
+    async def create(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if _entry(request) is not None:
+            raise client_error(
+                "this route does not carry `vllm_xargs`, its answers would be unsteered; use"
+                " /v1/chat/completions"
+            )
+        return await original(self, request, *args, **kwargs)
+
+    return create
+
+
+def _entry(request: Any) -> Any:
+    xargs = getattr(request, "vllm_xargs", None)
+    return xargs.get(KEY) if isinstance(xargs, Mapping) else None

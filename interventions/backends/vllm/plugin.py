@@ -92,25 +92,51 @@ def _create_engine_config(original: Any) -> Any:
 
 def _process_inputs(original: Any) -> Any:
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kw: Any):
-        extra = getattr(params, "extra_args", None)
-        entry = extra.get(KEY) if extra else None
+        extra = getattr(params, "extra_args", None) or {}
+        entry = extra.get(KEY)
         if entry is None:
             return original(self, request_id, prompt, params, *args, **kw)
         try:
-            admission = admission_of(self)
-            admission.admit(entry, None)
-            request = original(self, request_id, prompt, params, *args, **kw)
-            admitted = admission.admit(entry, len(request.prompt_token_ids or ()))
+            admitted = admission_of(self).admit(entry, None)
+            # The prompts of one HTTP request share their parameters. vLLM copies what it is given
+            # in depth, which costs more than all else here where a spec has many edits.
+            own = copy.copy(params)
+            own.extra_args = {key: value for key, value in extra.items() if key != KEY} or None
+            request = original(self, request_id, prompt, own, *args, **kw)
+            _check_prompt(request, admitted)
         except SteeringError as error:
             raise client_error(str(error)) from None
-        # A copy of our own: the prompts of one HTTP request share their parameters.
-        own = copy.copy(request.sampling_params)
-        kept = {key: value for key, value in own.extra_args.items() if key != KEY}
-        own.extra_args = {**kept, KEY: admitted} if admitted else kept or None
-        request.sampling_params = own
+        if admitted:
+            own = request.sampling_params
+            own.extra_args = {**(own.extra_args or {}), KEY: admitted}
         return request
 
     return process_inputs
+
+
+def _check_prompt(request: Any, admitted: Mapping[str, Any]) -> None:
+    """Return nothing if it is known where the prompt ends, and of which tokens it is.
+
+    Args:
+        request: as the engine gets it.
+        admitted: what `Admission.admit` said.
+
+    Raises:
+        SpecError: it is not.
+    """
+    from interventions.backends.vllm.admission import check_prompt_len
+
+    if request.prompt_token_ids is None:
+        raise SpecError(
+            "a prompt of embeddings cannot be steered: positions and receipt need its token ids;"
+            " send text or token ids"
+        )
+    if getattr(request, "resumable", False):
+        raise SpecError(
+            "a prompt that arrives in parts cannot be steered: what follows the first part would"
+            " count as generated; send it whole"
+        )
+    check_prompt_len(admitted.get("prompt_len"), len(request.prompt_token_ids))
 
 
 def admission_of(processor: Any) -> Any:
@@ -156,7 +182,7 @@ def _preprocess_add_request(original: Any) -> Any:
 
     def preprocess_add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         extra = getattr(request.sampling_params, "extra_args", None)
-        if extra and KEY in extra:
+        if extra and extra.get(KEY) is not None:
             if declared(self.vllm_config) is None:
                 raise SpecError(
                     f"request {request.request_id} names an intervention and this engine was not"

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from interventions.backends.vllm import adapter, plugin
 from interventions.backends.vllm.admission import Admission
 from interventions.backends.vllm.compiled import check_compiled
 from interventions.backends.vllm.config import parse_config
@@ -110,3 +111,34 @@ def test_an_uncompiled_or_foreign_request_is_seen(admission, spec):
             check_compiled(entry, "r")
     with pytest.raises(SpecError, match=r"graph version 0\.0"):
         check_compiled({"compiled": {**good["compiled"], "graph": "0.0"}}, "r")
+
+
+def vllm_config(connector):
+    transfer = SimpleNamespace(kv_connector=connector) if connector else None
+    return SimpleNamespace(
+        parallel_config=SimpleNamespace(),
+        compilation_config=SimpleNamespace(pass_config=SimpleNamespace()),
+        model_config=SimpleNamespace(),
+        speculative_config=None,
+        kv_transfer_config=transfer,
+    )
+
+
+def test_kv_from_elsewhere_is_refused_unless_it_is_found_by_the_engines_keys():
+    for connector in (None, "OffloadingConnector", "SimpleCPUOffloadConnector"):
+        assert adapter.refusals(vllm_config(connector)) == []
+    for connector in ("LMCacheConnectorV1", "NixlConnector", "ExampleConnector", "MultiConnector"):
+        (reason,) = adapter.refusals(vllm_config(connector))
+        assert reason.startswith(f"the KV connector {connector} may bring KV")
+
+
+def test_prompts_whose_end_or_tokens_are_unknown_are_refused():
+    for entry in ({}, {"prompt_len": 2}):
+        plugin._check_prompt(SimpleNamespace(prompt_token_ids=[1, 2]), entry)
+        plugin._check_prompt(SimpleNamespace(prompt_token_ids=[1, 2], resumable=False), entry)
+        with pytest.raises(SpecError, match="prompt of embeddings"):
+            plugin._check_prompt(SimpleNamespace(prompt_token_ids=None, resumable=False), entry)
+        with pytest.raises(SpecError, match="arrives in parts"):
+            plugin._check_prompt(SimpleNamespace(prompt_token_ids=[1, 2], resumable=True), entry)
+    with pytest.raises(SpecError, match=r"`prompt_len` 3 is outside 1\.\.2"):
+        plugin._check_prompt(SimpleNamespace(prompt_token_ids=[1, 2]), {"prompt_len": 3})
