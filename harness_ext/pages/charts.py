@@ -95,7 +95,12 @@ def forest(
     span = ticks(min([zero, *known, *(band or ())]), max([zero, *known, *(band or ())]))
     left = min(190.0, 12 + CHARACTER * max([len(i.label) for i in items], default=4))
     plot = Plot(
-        title, (span[0], span[-1]), (0, 1), height=TOP + BOTTOM + 19 * len(items) + 12, left=left
+        title,
+        (span[0], span[-1]),
+        (0, 1),
+        height=TOP + BOTTOM + 19 * len(items) + 12,
+        left=left,
+        right=20,  # half of a label such as +100
     )
     if band is not None:
         plot.band_x(*band, band_label)
