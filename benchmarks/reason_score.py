@@ -1,8 +1,10 @@
 """What ReasonScore of all features costs, against the bare forward pass and the published way.
 
     python benchmarks/reason_score.py --tokens 8192
+    python benchmarks/reason_score.py --memory --tokens 4096
 
-Three measurements, each on the same rows of documentation text, the default model and its SAE:
+Three measurements of speed, each on the same rows of documentation text, with the default model and
+its SAE:
 
 bare        the model to the SAE's layer, nothing else
 one pass    the same, with every feature scored (`sae-steered score reason`)
@@ -10,8 +12,10 @@ published   the same forward pass once for every 48 features, whose means are ke
             as the published script does; run whole for --features of them. What all features would
             take is that time times a number, and is called extrapolated.
 
-Rounds alternate the arms; a figure is the median of the rounds. Peak memory is that of a process of
-its own for 1, 4 and 16 times --tokens; the model's loading is in it.
+Rounds alternate the arms; a figure is the median of the rounds. With --memory: what a process of
+its own takes beyond the loaded model and SAE at its peak (VmHWM of Linux, reset after loading),
+--rounds processes each for 1, 2 and 4 times --tokens, and the same for the bare pass. A batch has
+4,096 tokens: fewer would show its growth, not the text's.
 """
 
 import argparse
@@ -19,7 +23,6 @@ import json
 import math
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,6 +42,7 @@ from interventions.text.config import TextConfig, parse_text
 from interventions.text.rows import rows
 
 AT_ONCE = 48
+ARMS = ("bare", "one")
 BATCH_TOKENS = 4096
 
 
@@ -95,8 +99,15 @@ def seconds(work: object, *arguments: object) -> float:
     return time.perf_counter() - begin
 
 
+def status(name: str) -> float:
+    """Return a figure of this process's memory in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / 1024
+
+
 def peak(tokens: int, context: int, arm: str) -> float:
-    """Return the peak memory in MiB of a process that reads `tokens` tokens."""
+    """Return the MiB that a pass over `tokens` tokens takes beyond what is loaded, at its peak."""
     command = [sys.executable, __file__, "--tokens", str(tokens), "--context", str(context)]
     done = subprocess.run(
         [*command, "--peak", arm], capture_output=True, text=True, check=True, env=os.environ
@@ -113,15 +124,21 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--features", type=int, default=4 * AT_ONCE, help="of the published way")
+    parser.add_argument("--memory", action="store_true", help="in place of speed")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--peak", choices=("bare", "one"), help=argparse.SUPPRESS)
+    parser.add_argument("--peak", choices=ARMS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     subject = load_subject()
     text = text_of(arguments.tokens, arguments.context)
     groups = word_groups(read_words(), subject.tokenizer)
     if arguments.peak:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = status("VmHWM")
         (bare(subject, text) if arguments.peak == "bare" else one_pass(subject, text, groups))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(status("VmHWM") - before)
+        return
+    if arguments.memory:
+        memory(arguments, subject)
         return
     tokens = sum(len(row.ids) for row in rows(text, subject.tokenizer))
     bare(subject, text_of(1024, arguments.context))  # warm up
@@ -133,13 +150,8 @@ def main() -> None:
     middle = {name: statistics.median(times) for name, times in took.items()}
     passes = math.ceil(arguments.features / AT_ONCE)
     all_passes = math.ceil(subject.sae.d_sae / AT_ONCE)
-    sizes = (arguments.tokens, 4 * arguments.tokens, 16 * arguments.tokens)
     found = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()}"
-        f" thread(s) of torch {torch.__version__}, load {os.getloadavg()[0]:.1f}",
-        "model": subject.label,
-        "d_sae": subject.sae.d_sae,
+        **about(subject),
         "tokens": tokens,
         "rounds": arguments.rounds,
         "seconds": took,
@@ -159,25 +171,54 @@ def main() -> None:
             * all_passes
             / middle["one pass"],
         },
-        "peak_mib": {str(size): peak(size, arguments.context, "one") for size in sizes},
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / f"reason_score-{found['date']}"
+    write(arguments.out, "reason_score", found, report(found))
+
+
+def memory(arguments: argparse.Namespace, subject: Subject) -> None:
+    """Measure what passes over texts of three sizes take, print and write."""
+    found = {
+        **about(subject),
+        "rounds": arguments.rounds,
+        "mib_beyond_loaded": {
+            str(size): {
+                arm: sorted(peak(size, arguments.context, arm) for _ in range(arguments.rounds))
+                for arm in ARMS
+            }
+            for size in (arguments.tokens, 2 * arguments.tokens, 4 * arguments.tokens)
+        },
+    }
+    write(arguments.out, "reason_score_memory", found, report_memory(found))
+
+
+def about(subject: Subject) -> dict:
+    """Return what was measured, when and on what."""
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()}"
+        f" thread(s) of torch {torch.__version__}, load {os.getloadavg()[0]:.1f}",
+        "model": subject.label,
+        "d_sae": subject.sae.d_sae,
+    }
+
+
+def write(folder: Path, name: str, found: dict, page: str) -> None:
+    """Write the figures and the page about them, and print it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"{name}-{found['date']}"
     stem.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    lines = report(found)
-    stem.with_suffix(".md").write_text(lines)
-    print(lines)
+    stem.with_suffix(".md").write_text(page)
+    print(page)
 
 
 def report(found: dict) -> str:
     """Return the figures as a page of Markdown."""
-    way, peaks = found["published"], found["peak_mib"]
-    rate = found["tokens_per_second"]
-    memory = "\n".join(f"| {size} | {mib:.0f} |" for size, mib in peaks.items())
+    way, rate = found["published"], found["tokens_per_second"]
     return f"""# ReasonScore: what it costs ({found["date"]})
 
-`python benchmarks/reason_score.py --tokens {found["tokens"]}` on {found["machine"]};
-{found["model"]}, {found["d_sae"]} features, medians of {found["rounds"]} rounds.
+`python benchmarks/reason_score.py --tokens {found["tokens"]} --features {way["features"]}` on
+{found["machine"]}; {found["model"]},
+{found["d_sae"]} features, medians of {found["rounds"]} rounds.
 
 | arm | tokens/s | share of bare |
 | --- | --- | --- |
@@ -188,10 +229,29 @@ The published way, run whole for {way["features"]} features ({way["passes"]} pas
 {way["seconds"]:.1f} s: {way["times_one_pass_of_all"]:.1f} times as long as one pass for all
 {found["d_sae"]}. Extrapolated to all features: {way["extrapolated_seconds_all_features"]:.0f} s,
 {way["extrapolated_times_one_pass"]:.0f} times as long.
+"""
 
-| tokens | peak MiB, scored |
-| --- | --- |
-{memory}
+
+def report_memory(found: dict) -> str:
+    """Return the figures of memory as a page of Markdown."""
+
+    def shown(mib: list[float]) -> str:
+        return f"{statistics.median(mib):.0f} ({mib[0]:.0f} to {mib[-1]:.0f})"
+
+    rows_of = "\n".join(
+        f"| {size} | {shown(arms['bare'])} | {shown(arms['one'])} |"
+        for size, arms in found["mib_beyond_loaded"].items()
+    )
+    return f"""# ReasonScore: what memory it takes ({found["date"]})
+
+`python benchmarks/reason_score.py --memory --tokens {min(map(int, found["mib_beyond_loaded"]))}` on
+{found["machine"]}; {found["model"]},
+{found["d_sae"]} features. MiB at the peak beyond the loaded model and SAE, median (least to most)
+of {found["rounds"]} processes:
+
+| tokens | model to the layer | all features scored |
+| --- | --- | --- |
+{rows_of}
 """
 
 
