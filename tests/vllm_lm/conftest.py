@@ -23,7 +23,6 @@ ORDER = [
     "test_evaluate",
     "test_parallel",
 ]
-NEED_NO_ENGINE = {"test_refusals"}
 
 ARGUMENTS: dict[str, Any] = {
     "dtype": "float32",
