@@ -10,6 +10,7 @@ apart. The meaning of every number is in docs/rescore.md.
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -86,7 +87,8 @@ def main(argv: list[str] | None = None) -> int:
                 summary[task][name][f"minus_{args.compare}"] = values
         print(json.dumps(summary, indent=2, allow_nan=False))
         return 0
-    console = Console()
+    # Not folded to 80 columns in a file or a pipe, where names of interventions would be cut.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     for task, by_name in runs.items():
         for table in tables(task, by_name, summary[task], detectors):
             console.print(table)
