@@ -154,7 +154,7 @@ def _of_task(
         texts["".join(str(part) for part in _texts(request))] += request.repeats or 1
         if request.request_type == "generate_until":
             arguments: Any = request.args
-            given = normalize_gen_kwargs(dict(arguments[1]), default)
+            given: dict[str, Any] = dict(normalize_gen_kwargs(dict(arguments[1]), default))
             budget = max(budget, int(given["max_gen_toks"]))
     return TaskForecast(
         task=task.name,
