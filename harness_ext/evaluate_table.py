@@ -27,19 +27,26 @@ def render(comparison: Comparison) -> RenderableType:
 
 def _plain(comparison: Comparison, task: str, names: Iterable[str]) -> Table:
     """Return lm-eval's own metrics of a task that keeps no records, which nothing can pair."""
+    table = _titled(
+        f"{task}: lm-eval's metrics ± standard error, not compared question by question"
+    )
+    for name in names:
+        table.add_column(name, justify="right")
+    for run in comparison.runs:
+        found = values(run, task)
+        table.add_row(run.name, *(_value(*found.get(name, (None, None))) for name in names))
+    return table
+
+
+def _titled(title: str) -> Table:
     table = Table(
-        title=f"{task}: lm-eval's metrics ± standard error, not compared question by question",
+        title=title,
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("intervention", overflow="fold", max_width=20)
-    for name in names:
-        table.add_column(name, justify="right")
-    for run in comparison.runs:
-        found = values(run, task)
-        table.add_row(run.name, *(_value(*found.get(name, (None, None))) for name in names))
     return table
 
 
@@ -52,15 +59,7 @@ def _value(value: float | None, error: float | None) -> str:
 def _table(comparison: Comparison, task: str) -> Table:
     base = comparison.records(comparison.runs[0], task)
     n_questions = len({record.qid for record in base})
-    table = Table(
-        title=f"{task}: {n_questions} questions, {len(base)} responses a row",
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_lines=False,
-    )
-    table.add_column("intervention", overflow="fold", max_width=20)
+    table = _titled(f"{task}: {n_questions} questions, {len(base)} responses a row")
     rows = [comparison.records(run, task) for run in comparison.runs]
     shown = [m for m in COLUMNS if any(estimate(row, m).value is not None for row in rows)]
     for metric in shown:
