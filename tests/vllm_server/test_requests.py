@@ -223,6 +223,25 @@ def test_a_client_that_leaves_ends_its_request_and_harms_no_other(server, alone)
     assert server.receipt("left") == []
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_beams_are_refused_rather_than_unsteered(server, path):
+    prompt = {"prompt": PROMPT, "messages": [{"role": "user", "content": PROMPT}]}
+    request = {"model": MODEL, **prompt, "use_beam_search": True, "n": 2, "max_tokens": 2}
+    answer = raw(server, path, {**request, **xargs(specs.CLAMP)})
+    assert answer.status_code == 400, answer.text
+    assert "beam search does not carry `vllm_xargs`" in answer.json()["error"]["message"]
+    assert raw(server, path, request).status_code == 200
+
+
+def test_a_route_that_drops_the_intervention_is_refused(server):
+    chats = [[{"role": "user", "content": text}] for text in ("Hello", "Good day")]
+    request = {"model": MODEL, "messages": chats, "max_tokens": 2}
+    answer = raw(server, "/v1/chat/completions/batch", {**request, **xargs(specs.CLAMP)})
+    assert answer.status_code == 400, answer.text
+    assert "use /v1/chat/completions" in answer.json()["error"]["message"]
+    assert len(raw(server, "/v1/chat/completions/batch", request).json()["choices"]) == 2
+
+
 def test_a_spec_without_edits_is_plain_vllm(server, alone):
     assert one(server, specs.spec(), tag="empty").tokens == alone["none"].tokens
     assert server.receipt("empty") == []
