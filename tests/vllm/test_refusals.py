@@ -1,8 +1,6 @@
 """What cannot be steered rightly does not start, and says why."""
 
 import pytest
-import torch
-import transformers
 
 from tests import tiny_models
 from tests.vllm import tiny
@@ -37,6 +35,10 @@ SETTINGS = {
         "max_edits",
     ),
     "pooling": ({"runner": "pooling"}, "pooling"),
+    "KV found by tokens alone": (
+        {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
+        "the KV connector ExampleConnector may bring KV that another intervention made",
+    ),
 }
 
 
@@ -56,21 +58,7 @@ def test_micro_batches_are_refused_where_a_platform_has_them(tiny_host, llama, n
 
 
 def test_a_mixture_of_experts(tiny_host, tmp_path):
-    config = transformers.MixtralConfig(
-        vocab_size=tiny_models.VOCABULARY,
-        hidden_size=128,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        max_position_embeddings=128,
-    )
-    torch.manual_seed(0)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tiny_models.make_tokenizer().save_pretrained(tmp_path)
-    refused = tiny_host.call("refused", **tiny.arguments(str(tmp_path), 1))
+    refused = tiny_host.call("refused", **tiny.arguments(tiny.save_mixture(tmp_path), 1))
     assert "MixtralForCausalLM cannot be steered in vLLM" in refused
     assert "MixtralDecoderLayer" in refused
 

@@ -103,6 +103,25 @@ def make(folder: Path, family: str) -> Tiny:
     return Tiny(str(path), reference, specs, prompts)
 
 
+def save_mixture(folder: Path) -> str:
+    """Return the folder of a mixture of experts, which cannot be steered."""
+    config = transformers.MixtralConfig(
+        vocab_size=tiny_models.VOCABULARY,
+        hidden_size=D_MODEL,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tiny_models.make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def arguments(path: str, *layers: int, **changes: Any) -> dict[str, Any]:
     """Return what starts an engine of a tiny model; in the host's process, unless changed."""
     points = [f"blocks.{layer}.hook_resid_post" for layer in layers]
