@@ -69,7 +69,11 @@ class Server:
         return found
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=300)
+        # No connection outlives its response: one that waits is a leak once nobody has the client.
+        alone = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=300, http_client=alone
+        )
 
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
