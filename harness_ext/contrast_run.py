@@ -287,10 +287,9 @@ def _parity(arguments: argparse.Namespace, subject: Subject, sets: Sets) -> Foun
     for name, side in (("base", sets.base), ("exp", sets.exp)):
         texts = [parity_text(example, subject, arguments.think_end) for example in side]
         key = parity.pass_key(subject, texts, arguments.parity, **how)
-        folders.append((_folder(arguments, key), key))
-        values[name] = parity.parity_values(
-            subject, texts, arguments.parity, **how, folder=folders[-1][0]
-        )
+        folder = _folder(arguments, key)
+        folders.append((folder, key))
+        values[name] = parity.parity_values(subject, texts, arguments.parity, **how, folder=folder)
     base, exp = values["base"], values["exp"]
     result = parity.parity_contrast(base.values, exp.values, arguments.parity)
     rows = parity.parity_rows(result, most=arguments.keep if arguments.out else parity.TOP)
@@ -304,8 +303,8 @@ def _parity(arguments: argparse.Namespace, subject: Subject, sets: Sets) -> Foun
         settings={
             "name": f"{arguments.contrast or 'contrast'}, parity with notebook {arguments.parity}",
             "parity": arguments.parity,
-            "padding": arguments.parity_padding,
-            "aggregate": arguments.aggregate or "mean",
+            "padding": how["pad_to"],
+            "aggregate": how["aggregate"],
         },
         features=rows,
         notes=[

@@ -134,9 +134,9 @@ def parity_values(
                 largest = torch.maximum(largest, (acts * inside[row, :, None]).amax(0))
             done = first + len(some)
             bar.to(done)
-            if checkpoint is not None and (checkpoint.due or done == len(prompts)):
+            if checkpoint is not None:
                 state = {"values": found, "largest": largest, "done": torch.tensor([done])}
-                checkpoint.save(state, force=True)
+                checkpoint.save(state, force=done == len(prompts))
     return ParityValues(found, largest.cpu())
 
 
